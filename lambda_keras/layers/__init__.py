@@ -1,0 +1,19 @@
+"""Layers, written with `keras.ops` alone."""
+
+from lambda_keras.layers.batch_norm import BatchNormalization
+from lambda_keras.layers.lambda_layer import LambdaLayer
+from lambda_keras.layers.random import Dropout
+from lambda_keras.layers.random import SeedGenerator
+from lambda_keras.layers.random import StochasticDepth
+from lambda_keras.layers.self_attention import SelfAttention
+from lambda_keras.layers.squeeze_excite import SqueezeExcite
+
+__all__ = [
+    "BatchNormalization",
+    "Dropout",
+    "LambdaLayer",
+    "SeedGenerator",
+    "SelfAttention",
+    "SqueezeExcite",
+    "StochasticDepth",
+]

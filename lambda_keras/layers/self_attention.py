@@ -1,0 +1,397 @@
+"""Relative self-attention: the operation that lambda layers stand in for."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from lambda_keras.layers import shapes
+from lambda_keras.layers.arguments import check_positive
+from lambda_keras.layers.arguments import standardize_receptive_field
+from lambda_keras.layers.attention import attend
+from lambda_keras.layers.attention import attend_locally
+
+_SCOPES = ("global", "axial", "local")
+
+
+@keras.saving.register_keras_serializable(package="lambda_keras")
+class SelfAttention(keras.layers.Layer):
+    """Attends from every position to a context, with relative positions.
+
+    Each head computes
+
+        q_n = x_n W_q,  k_m = c_m W_k,  v_m = c_m W_v
+        a_nm = q_n . (k_m + sum_axis E_axis[m - n]) / sqrt(key_dim)
+        y_n = sum_m softmax_m(a_nm) v_m
+
+    and the outputs of the heads are concatenated. The relative embeddings
+    are a table for each spatial axis, which the heads share. What a position
+    `n` attends to is the scope:
+
+    * `"global"`: the whole context, in one map.
+    * `"axial"`: its row and column, one after the other. There is a global
+      attention, with weights of its own, along the first spatial axis, and
+      another on its output along the next, so that together they reach
+      everything.
+    * `"local"`: the `receptive_field` around `n`. It is computed in blocks
+      of positions, each with the context that its positions see: dense
+      matrix products, and no gather.
+
+    Like a `LambdaLayer` it has neither biases nor an output projection, takes
+    inputs of 1, 2 or 3 spatial axes, and is called the same way, so that one
+    can replace the other in a block. It is the baseline that the lambda layer
+    is compared with: its maps take memory for each pair of positions, of each
+    head, of each example.
+
+    Args:
+        output_dim: Integer. The number of output channels, a multiple of
+            `num_heads`.
+        num_heads: Integer. The number of attention maps.
+        key_dim: Integer. The depth of the queries and keys of a head.
+            `None` is that of its values, `output_dim // num_heads`.
+        scope: `"global"`, `"axial"` or `"local"`. The tables of the first
+            two are sized by the shape that the layer is built with, and serve
+            that size and smaller; the last serves any size, known or not.
+        receptive_field: Odd integer, or one for each spatial axis: the size
+            of the window that `scope="local"` attends to. The other scopes
+            do not read it.
+        kernel_initializer: Initializer of the projections.
+        embeddings_initializer: Initializer of the position embeddings.
+            `None` is normal with standard deviation `key_dim ** -0.5`.
+        kernel_regularizer: Regularizer of the projections.
+        embeddings_regularizer: Regularizer of the position embeddings.
+        **kwargs: Base layer arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, *spatial, channels)`.
+        context: Tensor of shape `(batch, *context_spatial, context_channels)`
+            of the same rank, for `scope="global"` alone; `inputs` by default.
+            Both are indexed from the same origin.
+        mask: Boolean tensor of shape `(batch, context positions)`. Nothing
+            attends to a position where it is `False`; a query that sees no
+            other position gives zero. Keras fills it in for sequences that
+            carry a mask.
+        training: Boolean. Makes no difference; a `LambdaLayer` has it.
+        context_mask: The mask that `context` carries, filled in by Keras;
+            used where `mask` is not given.
+
+    Returns:
+        Tensor of shape `(batch, *spatial, output_dim)`, head-major.
+
+    Raises:
+        ValueError: If an argument is out of its range, or a shape does not
+            fit the arguments.
+
+    Attributes:
+        query_kernel: `(channels, num_heads * key_dim)`, head-major.
+        key_kernel: `(context_channels, num_heads * key_dim)`.
+        value_kernel: `(context_channels, output_dim)`.
+        position_embeddings: For each spatial axis, `(taps, key_dim)`, indexed
+            by context minus query position, zero in the middle; there are
+            `2 * size - 1` taps, or `receptive_field` of them.
+        axes: The attention along each spatial axis, for `scope="axial"`,
+            which has no weights but theirs.
+
+    Differences from the papers: Bello et al. concatenate attention with a
+    convolution, and Ho et al. have no relative positions. Ramachandran et al.
+    give half of the key depth to each axis, where here axes are added, and
+    let a window reach into zero padding, where here it ends at the border.
+    None of them is followed by batch normalization here: the block around the
+    layer has it. The softmax is computed in float32 (float64 under that
+    policy) whatever the dtype policy.
+
+    Example:
+
+    >>> images = np.ones((2, 14, 14, 32), "float32")
+    >>> SelfAttention(64)(images).shape
+    TensorShape([2, 14, 14, 64])
+    >>> SelfAttention(64, scope="local", receptive_field=7)(images).shape
+    TensorShape([2, 14, 14, 64])
+
+    Reference:
+
+    - [Bello et al., 2019](https://arxiv.org/abs/1904.09925), global
+    - [Ho et al., 2019](https://arxiv.org/abs/1912.12180), axial
+    - [Ramachandran et al., 2019](https://arxiv.org/abs/1906.05909), local
+    """
+
+    def __init__(
+        self,
+        output_dim: int,
+        num_heads: int = 8,
+        key_dim: int | None = None,
+        scope: str = "global",
+        receptive_field: int | Sequence[int] = 7,
+        kernel_initializer: Any = "lecun_normal",
+        embeddings_initializer: Any = None,
+        kernel_regularizer: Any = None,
+        embeddings_regularizer: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        check_positive("output_dim", output_dim)
+        check_positive("num_heads", num_heads)
+        if output_dim % num_heads:
+            raise ValueError(
+                "`output_dim` must be a multiple of `num_heads`. Received: "
+                f"output_dim={output_dim}, num_heads={num_heads}"
+            )
+        if key_dim is None:
+            key_dim = output_dim // num_heads
+        check_positive("key_dim", key_dim)
+        if scope not in _SCOPES:
+            raise ValueError(
+                f"`scope` must be one of {_SCOPES}. Received: scope={scope!r}"
+            )
+        if receptive_field is None:
+            raise ValueError(
+                '`receptive_field` must be finite; `scope="global"` sees '
+                "everything. Received: receptive_field=None"
+            )
+        self.output_dim = output_dim
+        self.num_heads = num_heads
+        self.key_dim = key_dim
+        self.scope = scope
+        self.receptive_field = standardize_receptive_field(receptive_field)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.embeddings_initializer = keras.initializers.get(
+            embeddings_initializer
+        )
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.embeddings_regularizer = keras.regularizers.get(
+            embeddings_regularizer
+        )
+        self.supports_masking = True
+
+    def build(
+        self,
+        inputs_shape: Sequence[int | None],
+        context_shape: Sequence[int | None] | None = None,
+    ):
+        self._check_shapes(inputs_shape, context_shape)
+        context_shape = context_shape or inputs_shape
+        self.input_spec = keras.layers.InputSpec(
+            ndim=len(inputs_shape), axes={-1: inputs_shape[-1]}
+        )
+        if self.scope == "axial":
+            self._build_axes(inputs_shape)
+            return
+
+        depth = self.num_heads * self.key_dim
+        self.query_kernel = self._add_kernel(
+            "query_kernel", inputs_shape[-1], depth
+        )
+        self.key_kernel = self._add_kernel(
+            "key_kernel", context_shape[-1], depth
+        )
+        self.value_kernel = self._add_kernel(
+            "value_kernel", context_shape[-1], self.output_dim
+        )
+        initializer = (
+            self.embeddings_initializer
+            or keras.initializers.RandomNormal(stddev=self.key_dim**-0.5)
+        )
+        self.position_embeddings = [
+            self.add_weight(
+                name=f"position_embeddings_{axis}",
+                shape=(taps, self.key_dim),
+                # A clone, because an initializer object repeats its numbers.
+                initializer=initializer.clone(),
+                regularizer=self.embeddings_regularizer,
+            )
+            for axis, taps in enumerate(
+                self._taps(inputs_shape[1:-1], context_shape[1:-1])
+            )
+        ]
+
+    def _build_axes(self, inputs_shape):
+        self.axes = []
+        channels = inputs_shape[-1]
+        for axis, size in enumerate(inputs_shape[1:-1]):
+            config = {
+                **self.get_config(),
+                "scope": "global",
+                "name": f"axis_{axis}",
+                "dtype": self.dtype_policy,
+            }
+            attention = SelfAttention.from_config(config)
+            attention.build((None, size, channels))
+            self.axes.append(attention)
+            channels = self.output_dim
+
+    def _add_kernel(self, name, channels, depth):
+        return self.add_weight(
+            name=name,
+            shape=(channels, depth),
+            initializer=self.kernel_initializer.clone(),
+            regularizer=self.kernel_regularizer,
+        )
+
+    def call(
+        self, inputs, context=None, mask=None, training=None, context_mask=None
+    ):
+        self._check_shapes(inputs.shape, getattr(context, "shape", None))
+        mask = context_mask if mask is None else mask
+        context = inputs if context is None else context
+        if mask is not None:
+            shapes.check_mask(mask, context)
+            mask = ops.reshape(
+                ops.cast(mask, "bool"), (-1, *ops.shape(context)[1:-1])
+            )
+        if self.scope == "axial":
+            return self._attend_along_axes(inputs, mask)
+
+        queries = self._project(inputs, self.query_kernel)
+        queries = queries * self.key_dim**-0.5
+        keys = self._project(context, self.key_kernel)
+        values = self._project(context, self.value_kernel)
+        attention = attend_locally if self.scope == "local" else attend
+        output = attention(
+            queries, keys, values, self.position_embeddings, mask
+        )
+        shape = ops.shape(inputs)[1:-1]
+        return ops.reshape(output, (-1, *shape, self.output_dim))
+
+    def _project(self, x, kernel):
+        x = ops.matmul(x, kernel)
+        depth = kernel.shape[-1] // self.num_heads
+        return ops.reshape(x, (-1, *ops.shape(x)[1:-1], self.num_heads, depth))
+
+    def _attend_along_axes(self, x, mask):
+        for axis, attention in enumerate(self.axes, start=1):
+            lines = ops.moveaxis(x, axis, -2)
+            shape = ops.shape(lines)
+            lines = ops.reshape(lines, (-1, *shape[-2:]))
+            if mask is not None:
+                line_mask = ops.moveaxis(mask, axis, -1)
+                line_mask = ops.reshape(line_mask, (-1, shape[-2]))
+            lines = attention(lines, mask=None if mask is None else line_mask)
+            x = ops.reshape(lines, (-1, *shape[1:-1], self.output_dim))
+            x = ops.moveaxis(x, -2, axis)
+        return x
+
+    def _taps(self, query_shape, context_shape):
+        """Returns the size of the table of each spatial axis."""
+        if self.scope == "global":
+            return [
+                2 * max(sizes) - 1 for sizes in zip(query_shape, context_shape)
+            ]
+        if isinstance(self.receptive_field, int):
+            return [self.receptive_field] * len(query_shape)
+        return list(self.receptive_field)
+
+    def _check_shapes(self, inputs_shape, context_shape):
+        if context_shape is not None and self.scope != "global":
+            raise ValueError(
+                f'`context` needs `scope="global"`. Received: '
+                f"scope={self.scope!r}, context_shape={tuple(context_shape)}"
+            )
+        has_kernels = self.built and self.scope != "axial"
+        shapes.check_shapes(
+            inputs_shape,
+            context_shape,
+            self.value_kernel.shape[0] if has_kernels else None,
+        )
+        if self.scope == "local":
+            shapes.check_receptive_field(self.receptive_field, inputs_shape)
+            return
+        taps = None
+        if self.built:
+            layers = self.axes if self.scope == "axial" else [self]
+            taps = [
+                table.shape[0]
+                for layer in layers
+                for table in layer.position_embeddings
+            ]
+        shapes.check_global_sizes(
+            f"scope={self.scope!r}", inputs_shape, context_shape, taps
+        )
+
+    def flops(
+        self,
+        inputs_shape: Sequence[int | None],
+        context_shape: Sequence[int | None] | None = None,
+    ) -> int:
+        """Counts the floating point operations for one example.
+
+        Two for each multiply-add of a matrix product. The local scope counts
+        the positions within reach of each query, not the larger windows in
+        which they are computed.
+
+        Args:
+            inputs_shape: The shape of the inputs; the batch is ignored.
+            context_shape: The shape of the context, if it is another.
+
+        Returns:
+            Integer. The number of floating point operations.
+
+        Raises:
+            ValueError: If a spatial size is unknown, or the shapes do not
+                fit the layer.
+        """
+        self._check_shapes(inputs_shape, context_shape)
+        context_shape = context_shape or inputs_shape
+        query_sizes, context_sizes = inputs_shape[1:-1], context_shape[1:-1]
+        if None in query_sizes:
+            raise ValueError(
+                "Counting needs known spatial sizes. Received: "
+                f"inputs_shape={inputs_shape}"
+            )
+        positions = math.prod(query_sizes)
+        if self.scope == "axial":
+            channels, total = inputs_shape[-1], 0
+            for attention, size in zip(self.axes, query_sizes):
+                lines = positions // size
+                total += lines * attention.flops((None, size, channels))
+                channels = self.output_dim
+            return total
+
+        reach = context_sizes
+        if self.scope == "local":
+            taps = self._taps(query_sizes, query_sizes)
+            reach = [min(t, size) for t, size in zip(taps, query_sizes)]
+        depth = self.num_heads * self.key_dim
+        projections = positions * inputs_shape[-1] * depth
+        projections += (
+            math.prod(context_sizes)
+            * context_shape[-1]
+            * (depth + self.output_dim)
+        )
+        pairs = math.prod(reach) * (depth + self.output_dim)
+        return 2 * (projections + positions * (pairs + sum(reach) * depth))
+
+    def compute_mask(self, inputs, previous_mask):
+        # Only the mask of a sequence has an entry for each output position.
+        return previous_mask if len(inputs.shape) == 3 else None
+
+    def compute_output_shape(
+        self,
+        inputs_shape: Sequence[int | None],
+        context_shape: Sequence[int | None] | None = None,
+    ) -> tuple[int | None, ...]:
+        self._check_shapes(inputs_shape, context_shape)
+        return (*inputs_shape[:-1], self.output_dim)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "output_dim": self.output_dim,
+            "num_heads": self.num_heads,
+            "key_dim": self.key_dim,
+            "scope": self.scope,
+            "receptive_field": self.receptive_field,
+            "kernel_initializer": keras.initializers.serialize(
+                self.kernel_initializer
+            ),
+            "embeddings_initializer": keras.initializers.serialize(
+                self.embeddings_initializer
+            ),
+            "kernel_regularizer": keras.regularizers.serialize(
+                self.kernel_regularizer
+            ),
+            "embeddings_regularizer": keras.regularizers.serialize(
+                self.embeddings_regularizer
+            ),
+        }
