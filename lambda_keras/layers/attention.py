@@ -7,16 +7,14 @@ which there are the same number.
 
 import math
 
-import keras
 from keras import ops
 
 from lambda_keras.layers.blocks import block_counts
 from lambda_keras.layers.blocks import merge_blocks
 from lambda_keras.layers.blocks import split_blocks
 from lambda_keras.layers.positions import relative_embeddings
-
-# Less than any logit, yet finite: differences of it are not NaN.
-_LOWEST = -1e30
+from lambda_keras.layers.precision import LOWEST
+from lambda_keras.layers.precision import at_least_float32
 
 
 def attend(queries, keys, values, tables, mask=None):
@@ -90,7 +88,7 @@ def _attend(queries, keys, values, embeddings, visible):
     """Attends, given `(n, m, k)` for each axis and what is visible or None."""
     rank = len(embeddings)
     n, m = "xyz"[:rank], "rst"[:rank]
-    logits = _at_least_float32(
+    logits = at_least_float32(
         ops.einsum(f"b{n}hk,b{m}hk->bh{n}{m}", queries, keys)
     )
     for axis, embedding in enumerate(embeddings):
@@ -100,20 +98,31 @@ def _attend(queries, keys, values, embeddings, visible):
             f"b{n}hk,{n[axis]}{m[axis]}k->bh{n}{m[axis]}", queries, embedding
         )
         other_axes = [2 + rank + i for i in range(rank) if i != axis]
-        logits += ops.expand_dims(_at_least_float32(term), other_axes)
-    if visible is not None:
-        logits = ops.where(visible, logits, _LOWEST)
+        logits += ops.expand_dims(at_least_float32(term), other_axes)
     shape = ops.shape(logits)
-    queries_shape, context_shape = shape[1 : 2 + rank], shape[2 + rank :]
-    maps = ops.softmax(
-        ops.reshape(logits, (-1, *queries_shape, math.prod(context_shape)))
-    )
-    maps = ops.reshape(maps, (-1, *queries_shape, *context_shape))
+    # Elementwise operations take longer the more axes there are, and some of
+    # TensorFlow's take no more than five.
+    logits = _flatten_positions(logits, rank)
+    if visible is not None:
+        visible = _flatten_positions(visible, rank)
+        logits = ops.where(visible, logits, LOWEST)
+    # Keras warns of a softmax over one entry, all that an image of 1x1 has.
+    single = logits.shape[-1] == 1
+    maps = ops.ones_like(logits) if single else ops.softmax(logits)
     if visible is not None:
         # A query that sees nothing has an even map until here.
         maps = ops.where(visible, maps, 0)
-    maps = ops.cast(maps, values.dtype)
+    maps = ops.reshape(ops.cast(maps, values.dtype), (-1, *shape[1:]))
     return ops.einsum(f"bh{n}{m},b{m}hv->b{n}hv", maps, values)
+
+
+def _flatten_positions(x, rank):
+    """Reshapes `(b, h, *n, *m)` to `(b, h, n, m)`."""
+    shape = ops.shape(x)
+    queries, context = shape[2 : 2 + rank], shape[2 + rank :]
+    return ops.reshape(
+        x, (-1, shape[1], math.prod(queries), math.prod(context))
+    )
 
 
 def _align_context(mask):
@@ -136,8 +145,3 @@ def _block_and_halo(size, taps):
         # No longer than a block with its halos: the axis is the block.
         return size, 0
     return taps, taps // 2
-
-
-def _at_least_float32(x):
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    return x if dtype == "float64" else ops.cast(x, "float32")

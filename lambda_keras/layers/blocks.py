@@ -1,5 +1,6 @@
 """Splits spatial axes into blocks with their surroundings, and joins them."""
 
+import math
 from collections.abc import Sequence
 
 from keras import ops
@@ -36,6 +37,7 @@ def split_blocks(
         Tensor of shape `(b * prod(counts), *windows, ...)`.
     """
     rank = len(blocks)
+    x, features = _flatten_features(x, rank)
     for axis in range(rank):
         x = overlapping_windows(
             x,
@@ -46,9 +48,8 @@ def split_blocks(
             count=counts[axis],
         )
     outside, inside = range(1, 2 * rank, 2), range(2, 2 * rank + 1, 2)
-    rest = range(2 * rank + 1, len(x.shape))
-    x = ops.transpose(x, (0, *outside, *inside, *rest))
-    return ops.reshape(x, (-1, *windows, *x.shape[2 * rank + 1 :]))
+    x = ops.transpose(x, (0, *outside, *inside, 2 * rank + 1))
+    return ops.reshape(x, (-1, *windows, *features))
 
 
 def merge_blocks(x, sizes: Sequence, blocks: Sequence[int]):
@@ -63,14 +64,25 @@ def merge_blocks(x, sizes: Sequence, blocks: Sequence[int]):
         Tensor of shape `(b, *sizes, ...)`.
     """
     rank = len(blocks)
-    rest = x.shape[1 + rank :]
+    x, features = _flatten_features(x, rank)
     counts = block_counts(sizes, blocks)
-    x = ops.reshape(x, (-1, *counts, *blocks, *rest))
+    x = ops.reshape(x, (-1, *counts, *blocks, x.shape[-1]))
     pairs = [i for axis in range(1, 1 + rank) for i in (axis, axis + rank)]
-    x = ops.transpose(x, (0, *pairs, *range(2 * rank + 1, len(x.shape))))
+    x = ops.transpose(x, (0, *pairs, 2 * rank + 1))
     padded = [count * block for count, block in zip(counts, blocks)]
-    x = ops.reshape(x, (-1, *padded, *rest))
+    x = ops.reshape(x, (-1, *padded, *features))
     return x[(slice(None), *(slice(0, size) for size in sizes))]
+
+
+def _flatten_features(x, rank):
+    """Joins the axes after the spatial ones, and returns what they were.
+
+    TensorFlow slices no more than 8 axes, which 3 spatial ones in blocks of
+    several features exceed.
+    """
+    features = tuple(x.shape[1 + rank :])
+    sizes = ops.shape(x)[1 : 1 + rank]
+    return ops.reshape(x, (-1, *sizes, math.prod(features))), features
 
 
 def overlapping_windows(x, axis: int, start, stride: int, size: int, count):

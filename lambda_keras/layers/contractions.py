@@ -28,7 +28,6 @@ h heads, k key depth, v value depth, u intra-depth; j blocks of positions.
 import math
 from collections.abc import Sequence
 
-import keras
 from keras import ops
 
 from lambda_keras.layers.blocks import block_counts
@@ -36,6 +35,8 @@ from lambda_keras.layers.blocks import merge_blocks
 from lambda_keras.layers.blocks import pad_to
 from lambda_keras.layers.blocks import split_blocks
 from lambda_keras.layers.positions import relative_embeddings
+from lambda_keras.layers.precision import LOWEST
+from lambda_keras.layers.precision import at_least_float32
 
 # Length of the pieces in which causal content is normalized: a balance of
 # (length x chunk) work inside the pieces and (length / chunk)^2 among them.
@@ -58,15 +59,17 @@ def content_output(queries, keys, values, mask=None):
     Returns:
         Tensor of shape `(b, n, h, v)`.
     """
-    keys, values = _at_least_float32(keys), _at_least_float32(values)
-    if mask is None:
-        keys = ops.softmax(keys, axis=1)
-    else:
+    keys, values = at_least_float32(keys), at_least_float32(values)
+    if mask is not None:
         visible = ops.cast(mask, keys.dtype)[:, :, None, None]
-        keys = ops.where(visible > 0, keys, _LOWEST)
-        highest = ops.stop_gradient(ops.max(keys, axis=1, keepdims=True))
-        keys = ops.exp(keys - highest) * visible
-        keys = _divide_or_zero(keys, ops.sum(keys, axis=1, keepdims=True))
+        keys = ops.where(visible > 0, keys, LOWEST)
+    # Not `ops.softmax`, which warns of a context of one position and has no
+    # answer for a context of none.
+    highest = ops.stop_gradient(ops.max(keys, axis=1, keepdims=True))
+    keys = ops.exp(keys - highest)
+    if mask is not None:
+        keys = keys * visible
+    keys = _divide_or_zero(keys, ops.sum(keys, axis=1, keepdims=True))
     content_lambda = ops.einsum("bmku,bmvu->bkv", keys, values)
     content_lambda = ops.cast(content_lambda, queries.dtype)
     return ops.einsum("bnhk,bkv->bnhv", queries, content_lambda)
@@ -92,7 +95,7 @@ def causal_content_output(queries, keys, values, mask=None):
         Tensor of shape `(b, n, h, v)`.
     """
     dtype = queries.dtype
-    queries, keys, values = map(_at_least_float32, (queries, keys, values))
+    queries, keys, values = map(at_least_float32, (queries, keys, values))
     length, chunk = ops.shape(keys)[1], _CAUSAL_CHUNK
     (chunks,) = block_counts([length], [chunk])
     if mask is None:
@@ -104,15 +107,15 @@ def causal_content_output(queries, keys, values, mask=None):
 
     queries, keys, values, mask = map(split, (queries, keys, values, mask))
     visible = mask[..., None, None]
-    keys = ops.where(visible, keys, _LOWEST)
+    keys = ops.where(visible, keys, LOWEST)
     earlier = _triangle(chunk)[None, None, :, :, None, None]
     before = _triangle(chunks, strict=True)[None, :, :, None, None]
 
     # The largest key of each chunk, before each chunk, and up to each
     # position.
     top = ops.stop_gradient(ops.max(keys, axis=2))  # (b, j, k, u)
-    top_before = ops.max(ops.where(before, top[:, None], _LOWEST), axis=2)
-    within = ops.where(earlier, keys[:, :, None], _LOWEST)  # (b,j,n,m,k,u)
+    top_before = ops.max(ops.where(before, top[:, None], LOWEST), axis=2)
+    within = ops.where(earlier, keys[:, :, None], LOWEST)  # (b,j,n,m,k,u)
     top_here = ops.stop_gradient(ops.max(within, axis=3))
     top_here = ops.maximum(top_here, top_before[:, :, None])
 
@@ -266,9 +269,6 @@ def reachable_taps(
 
 # Helpers
 
-# Less than any key, yet finite: differences of it are not NaN.
-_LOWEST = -1e30
-
 # Block length along each axis, by spatial rank.
 _BLOCKS = {1: 64, 2: 8, 3: 4}
 
@@ -293,8 +293,3 @@ def _divide_or_zero(x, total):
     """Divides, giving 0 where nothing was visible and `total` is 0."""
     safe = ops.where(total > 0, total, 1)
     return ops.where(total > 0, x / safe, 0)
-
-
-def _at_least_float32(x):
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    return x if dtype == "float64" else ops.cast(x, "float32")

@@ -11,12 +11,13 @@ from lambda_keras.layers import contractions
 from lambda_keras.layers import planning
 from lambda_keras.layers import shapes
 from lambda_keras.layers.arguments import check_positive
-from lambda_keras.layers.arguments import standardize_receptive_field
 from lambda_keras.layers.batch_norm import BatchNormalization
+from lambda_keras.layers.context_layer import ContextLayer
+from lambda_keras.layers.context_layer import table_shape
 
 
 @keras.saving.register_keras_serializable(package="lambda_keras")
-class LambdaLayer(keras.layers.Layer):
+class LambdaLayer(ContextLayer):
     """Lets every position interact with a context, without attention maps.
 
     The layer summarizes the context into a linear function (a lambda) for
@@ -113,11 +114,11 @@ class LambdaLayer(keras.layers.Layer):
     Example:
 
     >>> layer = LambdaLayer(64)
-    >>> layer(np.ones((2, 14, 14, 32), "float32")).shape
-    TensorShape([2, 14, 14, 64])
+    >>> tuple(layer(np.ones((2, 14, 14, 32), "float32")).shape)
+    (2, 14, 14, 64)
     >>> sequence = LambdaLayer(64, receptive_field=127, causal=True)
-    >>> sequence(np.ones((2, 1000, 32), "float32")).shape
-    TensorShape([2, 1000, 64])
+    >>> tuple(sequence(np.ones((2, 1000, 32), "float32")).shape)
+    (2, 1000, 64)
 
     Reference:
 
@@ -146,16 +147,18 @@ class LambdaLayer(keras.layers.Layer):
         embeddings_regularizer: Any = None,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        check_positive("output_dim", output_dim)
-        check_positive("num_heads", num_heads)
+        super().__init__(
+            output_dim,
+            num_heads,
+            receptive_field,
+            kernel_initializer,
+            embeddings_initializer,
+            kernel_regularizer,
+            embeddings_regularizer,
+            **kwargs,
+        )
         check_positive("key_dim", key_dim)
         check_positive("intra_depth", intra_depth)
-        if output_dim % num_heads:
-            raise ValueError(
-                "`output_dim` must be a multiple of `num_heads`. Received: "
-                f"output_dim={output_dim}, num_heads={num_heads}"
-            )
         if not (use_content or use_position):
             raise ValueError(
                 "At least one of `use_content` and `use_position` must be "
@@ -172,12 +175,8 @@ class LambdaLayer(keras.layers.Layer):
                 f"`implementation` must be one of {choices}. "
                 f"Received: implementation={implementation!r}"
             )
-        self.output_dim = output_dim
-        self.num_heads = num_heads
         self.key_dim = key_dim
-        self.value_dim = output_dim // num_heads
         self.intra_depth = intra_depth
-        self.receptive_field = standardize_receptive_field(receptive_field)
         self.causal = causal
         self.use_content = use_content
         self.use_position = use_position
@@ -186,56 +185,37 @@ class LambdaLayer(keras.layers.Layer):
         self.epsilon = epsilon
         self.momentum = momentum
         self.synchronized = synchronized
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.embeddings_initializer = keras.initializers.get(
-            embeddings_initializer
-        )
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.embeddings_regularizer = keras.regularizers.get(
-            embeddings_regularizer
-        )
-        self.supports_masking = True
 
-    def build(
-        self,
-        inputs_shape: Sequence[int | None],
-        context_shape: Sequence[int | None] | None = None,
-    ):
-        self._check_shapes(inputs_shape, context_shape)
-        context_shape = context_shape or inputs_shape
+    def _build_weights(self, inputs_shape, context_shape):
         channels, context_channels = inputs_shape[-1], context_shape[-1]
-        self.input_spec = keras.layers.InputSpec(
-            ndim=len(inputs_shape), axes={-1: channels}
-        )
-
         self.query_kernel = self._add_kernel(
             "query_kernel",
-            (channels, self.num_heads * self.key_dim),
+            channels,
+            self.num_heads * self.key_dim,
             # The scale of attention's logits, folded into the weights.
             (self.key_dim * channels) ** -0.5,
         )
         if self.use_content:
             self.key_kernel = self._add_kernel(
                 "key_kernel",
-                (context_channels, self.intra_depth * self.key_dim),
+                context_channels,
+                self.intra_depth * self.key_dim,
                 context_channels**-0.5,
             )
         self.value_kernel = self._add_kernel(
             "value_kernel",
-            (context_channels, self.intra_depth * self.value_dim),
+            context_channels,
+            self.intra_depth * self.value_dim,
             context_channels**-0.5,
         )
         if self.use_position:
-            self.position_embeddings = self.add_weight(
-                name="position_embeddings",
-                shape=(
-                    *self._taps(inputs_shape[1:-1], context_shape[1:-1]),
-                    self.key_dim,
-                    self.intra_depth,
-                ),
-                initializer=self.embeddings_initializer
-                or keras.initializers.RandomNormal(stddev=1.0),
-                regularizer=self.embeddings_regularizer,
+            taps = table_shape(
+                self.receptive_field, inputs_shape[1:-1], context_shape[1:-1]
+            )
+            self.position_embeddings = self._add_embeddings(
+                "position_embeddings",
+                (*taps, self.key_dim, self.intra_depth),
+                1.0,
             )
         self.position_bias = None
         if self.use_position_bias:
@@ -249,20 +229,6 @@ class LambdaLayer(keras.layers.Layer):
         )
         self.value_norm = self._add_norm(
             "value_norm", self.intra_depth * self.value_dim
-        )
-
-    def _add_kernel(self, name, shape, stddev):
-        # A clone, because an initializer object repeats its numbers.
-        initializer = (
-            self.kernel_initializer.clone()
-            if self.kernel_initializer
-            else keras.initializers.RandomNormal(stddev=stddev)
-        )
-        return self.add_weight(
-            name=name,
-            shape=shape,
-            initializer=initializer,
-            regularizer=self.kernel_regularizer,
         )
 
     def _add_norm(self, name, channels):
@@ -363,16 +329,6 @@ class LambdaLayer(keras.layers.Layer):
             window = [(start, center[0] + 1) for start, _ in window]
         return window, [c - start for c, (start, _) in zip(center, window)]
 
-    def _taps(self, query_shape, context_shape):
-        """Returns the spatial shape of the table of relative embeddings."""
-        if self.receptive_field is None:
-            return tuple(
-                2 * max(sizes) - 1 for sizes in zip(query_shape, context_shape)
-            )
-        if isinstance(self.receptive_field, int):
-            return (self.receptive_field,) * len(query_shape)
-        return self.receptive_field
-
     def _problem(self, batch, query_shape, context_shape):
         """Returns the shapes to plan for, or None if some are unknown."""
         sizes = (*query_shape, *context_shape)
@@ -381,7 +337,7 @@ class LambdaLayer(keras.layers.Layer):
         taps = ()
         if self.use_position:
             window, _ = self._window(
-                self._taps(query_shape, context_shape),
+                table_shape(self.receptive_field, query_shape, context_shape),
                 query_shape,
                 context_shape,
             )
@@ -459,14 +415,9 @@ class LambdaLayer(keras.layers.Layer):
             ValueError: If a spatial size is unknown, or the shapes do not
                 fit the layer.
         """
-        self._check_shapes(inputs_shape, context_shape)
+        self._check_countable(inputs_shape, context_shape)
         context_shape = context_shape or inputs_shape
         problem = self._problem(1, inputs_shape[1:-1], context_shape[1:-1])
-        if problem is None:
-            raise ValueError(
-                "Counting needs known spatial sizes. Received: "
-                f"inputs_shape={inputs_shape}, context_shape={context_shape}"
-            )
         return planning.layer_flops(
             problem,
             inputs_shape[-1],
@@ -501,26 +452,11 @@ class LambdaLayer(keras.layers.Layer):
         elif self.use_position:
             shapes.check_receptive_field(self.receptive_field, inputs_shape)
 
-    def compute_mask(self, inputs, previous_mask):
-        # Only the mask of a sequence has an entry for each output position.
-        return previous_mask if len(inputs.shape) == 3 else None
-
-    def compute_output_shape(
-        self,
-        inputs_shape: Sequence[int | None],
-        context_shape: Sequence[int | None] | None = None,
-    ) -> tuple[int | None, ...]:
-        self._check_shapes(inputs_shape, context_shape)
-        return (*inputs_shape[:-1], self.output_dim)
-
     def get_config(self) -> dict:
         return {
             **super().get_config(),
-            "output_dim": self.output_dim,
-            "num_heads": self.num_heads,
             "key_dim": self.key_dim,
             "intra_depth": self.intra_depth,
-            "receptive_field": self.receptive_field,
             "causal": self.causal,
             "use_content": self.use_content,
             "use_position": self.use_position,
@@ -529,18 +465,6 @@ class LambdaLayer(keras.layers.Layer):
             "epsilon": self.epsilon,
             "momentum": self.momentum,
             "synchronized": self.synchronized,
-            "kernel_initializer": keras.initializers.serialize(
-                self.kernel_initializer
-            ),
-            "embeddings_initializer": keras.initializers.serialize(
-                self.embeddings_initializer
-            ),
-            "kernel_regularizer": keras.regularizers.serialize(
-                self.kernel_regularizer
-            ),
-            "embeddings_regularizer": keras.regularizers.serialize(
-                self.embeddings_regularizer
-            ),
         }
 
 

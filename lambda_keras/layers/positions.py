@@ -34,11 +34,12 @@ def relative_embeddings(
 
     Example:
 
-    >>> table = np.arange(3.0)[:, None]  # Offsets -1, 0 and 1.
-    >>> relative_embeddings(table, [1], [3], [3])[..., 0]
-    [[1., 2., 0.],
-     [0., 1., 2.],
-     [0., 0., 1.]]
+    >>> table = keras.ops.arange(3)[:, None]  # Offsets -1, 0 and 1.
+    >>> embeddings = relative_embeddings(table, [1], [3], [3])
+    >>> keras.ops.convert_to_numpy(embeddings)[..., 0]
+    array([[1, 2, 0],
+           [0, 1, 2],
+           [0, 0, 1]], dtype=int32)
     """
     rank = len(query_shape)
     features = tuple(table.shape[rank:])

@@ -9,15 +9,16 @@ from keras import ops
 
 from lambda_keras.layers import shapes
 from lambda_keras.layers.arguments import check_positive
-from lambda_keras.layers.arguments import standardize_receptive_field
 from lambda_keras.layers.attention import attend
 from lambda_keras.layers.attention import attend_locally
+from lambda_keras.layers.context_layer import ContextLayer
+from lambda_keras.layers.context_layer import table_shape
 
 _SCOPES = ("global", "axial", "local")
 
 
 @keras.saving.register_keras_serializable(package="lambda_keras")
-class SelfAttention(keras.layers.Layer):
+class SelfAttention(ContextLayer):
     """Attends from every position to a context, with relative positions.
 
     Each head computes
@@ -105,10 +106,10 @@ class SelfAttention(keras.layers.Layer):
     Example:
 
     >>> images = np.ones((2, 14, 14, 32), "float32")
-    >>> SelfAttention(64)(images).shape
-    TensorShape([2, 14, 14, 64])
-    >>> SelfAttention(64, scope="local", receptive_field=7)(images).shape
-    TensorShape([2, 14, 14, 64])
+    >>> tuple(SelfAttention(64)(images).shape)
+    (2, 14, 14, 64)
+    >>> tuple(SelfAttention(64, scope="local", receptive_field=7)(images).shape)
+    (2, 14, 14, 64)
 
     Reference:
 
@@ -130,76 +131,47 @@ class SelfAttention(keras.layers.Layer):
         embeddings_regularizer: Any = None,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        check_positive("output_dim", output_dim)
-        check_positive("num_heads", num_heads)
-        if output_dim % num_heads:
-            raise ValueError(
-                "`output_dim` must be a multiple of `num_heads`. Received: "
-                f"output_dim={output_dim}, num_heads={num_heads}"
-            )
-        if key_dim is None:
-            key_dim = output_dim // num_heads
-        check_positive("key_dim", key_dim)
-        if scope not in _SCOPES:
-            raise ValueError(
-                f"`scope` must be one of {_SCOPES}. Received: scope={scope!r}"
-            )
         if receptive_field is None:
             raise ValueError(
                 '`receptive_field` must be finite; `scope="global"` sees '
                 "everything. Received: receptive_field=None"
             )
-        self.output_dim = output_dim
-        self.num_heads = num_heads
-        self.key_dim = key_dim
+        if scope not in _SCOPES:
+            raise ValueError(
+                f"`scope` must be one of {_SCOPES}. Received: scope={scope!r}"
+            )
+        super().__init__(
+            output_dim,
+            num_heads,
+            receptive_field,
+            kernel_initializer,
+            embeddings_initializer,
+            kernel_regularizer,
+            embeddings_regularizer,
+            **kwargs,
+        )
+        self.key_dim = self.value_dim if key_dim is None else key_dim
+        check_positive("key_dim", self.key_dim)
         self.scope = scope
-        self.receptive_field = standardize_receptive_field(receptive_field)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.embeddings_initializer = keras.initializers.get(
-            embeddings_initializer
-        )
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.embeddings_regularizer = keras.regularizers.get(
-            embeddings_regularizer
-        )
-        self.supports_masking = True
 
-    def build(
-        self,
-        inputs_shape: Sequence[int | None],
-        context_shape: Sequence[int | None] | None = None,
-    ):
-        self._check_shapes(inputs_shape, context_shape)
-        context_shape = context_shape or inputs_shape
-        self.input_spec = keras.layers.InputSpec(
-            ndim=len(inputs_shape), axes={-1: inputs_shape[-1]}
-        )
+    def _build_weights(self, inputs_shape, context_shape):
         if self.scope == "axial":
             self._build_axes(inputs_shape)
             return
 
-        depth = self.num_heads * self.key_dim
-        self.query_kernel = self._add_kernel(
-            "query_kernel", inputs_shape[-1], depth
-        )
-        self.key_kernel = self._add_kernel(
-            "key_kernel", context_shape[-1], depth
-        )
-        self.value_kernel = self._add_kernel(
-            "value_kernel", context_shape[-1], self.output_dim
-        )
-        initializer = (
-            self.embeddings_initializer
-            or keras.initializers.RandomNormal(stddev=self.key_dim**-0.5)
-        )
+        keys_depth = self.num_heads * self.key_dim
+        for name, channels, depth in (
+            ("query_kernel", inputs_shape[-1], keys_depth),
+            ("key_kernel", context_shape[-1], keys_depth),
+            ("value_kernel", context_shape[-1], self.output_dim),
+        ):
+            kernel = self._add_kernel(name, channels, depth, channels**-0.5)
+            setattr(self, name, kernel)
         self.position_embeddings = [
-            self.add_weight(
-                name=f"position_embeddings_{axis}",
-                shape=(taps, self.key_dim),
-                # A clone, because an initializer object repeats its numbers.
-                initializer=initializer.clone(),
-                regularizer=self.embeddings_regularizer,
+            self._add_embeddings(
+                f"position_embeddings_{axis}",
+                (taps, self.key_dim),
+                self.key_dim**-0.5,
             )
             for axis, taps in enumerate(
                 self._taps(inputs_shape[1:-1], context_shape[1:-1])
@@ -220,14 +192,6 @@ class SelfAttention(keras.layers.Layer):
             attention.build((None, size, channels))
             self.axes.append(attention)
             channels = self.output_dim
-
-    def _add_kernel(self, name, channels, depth):
-        return self.add_weight(
-            name=name,
-            shape=(channels, depth),
-            initializer=self.kernel_initializer.clone(),
-            regularizer=self.kernel_regularizer,
-        )
 
     def call(
         self, inputs, context=None, mask=None, training=None, context_mask=None
@@ -274,13 +238,8 @@ class SelfAttention(keras.layers.Layer):
 
     def _taps(self, query_shape, context_shape):
         """Returns the size of the table of each spatial axis."""
-        if self.scope == "global":
-            return [
-                2 * max(sizes) - 1 for sizes in zip(query_shape, context_shape)
-            ]
-        if isinstance(self.receptive_field, int):
-            return [self.receptive_field] * len(query_shape)
-        return list(self.receptive_field)
+        field = None if self.scope == "global" else self.receptive_field
+        return table_shape(field, query_shape, context_shape)
 
     def _check_shapes(self, inputs_shape, context_shape):
         if context_shape is not None and self.scope != "global":
@@ -331,14 +290,9 @@ class SelfAttention(keras.layers.Layer):
             ValueError: If a spatial size is unknown, or the shapes do not
                 fit the layer.
         """
-        self._check_shapes(inputs_shape, context_shape)
+        self._check_countable(inputs_shape, context_shape)
         context_shape = context_shape or inputs_shape
         query_sizes, context_sizes = inputs_shape[1:-1], context_shape[1:-1]
-        if None in query_sizes:
-            raise ValueError(
-                "Counting needs known spatial sizes. Received: "
-                f"inputs_shape={inputs_shape}"
-            )
         positions = math.prod(query_sizes)
         if self.scope == "axial":
             channels, total = inputs_shape[-1], 0
@@ -362,36 +316,9 @@ class SelfAttention(keras.layers.Layer):
         pairs = math.prod(reach) * (depth + self.output_dim)
         return 2 * (projections + positions * (pairs + sum(reach) * depth))
 
-    def compute_mask(self, inputs, previous_mask):
-        # Only the mask of a sequence has an entry for each output position.
-        return previous_mask if len(inputs.shape) == 3 else None
-
-    def compute_output_shape(
-        self,
-        inputs_shape: Sequence[int | None],
-        context_shape: Sequence[int | None] | None = None,
-    ) -> tuple[int | None, ...]:
-        self._check_shapes(inputs_shape, context_shape)
-        return (*inputs_shape[:-1], self.output_dim)
-
     def get_config(self) -> dict:
         return {
             **super().get_config(),
-            "output_dim": self.output_dim,
-            "num_heads": self.num_heads,
             "key_dim": self.key_dim,
             "scope": self.scope,
-            "receptive_field": self.receptive_field,
-            "kernel_initializer": keras.initializers.serialize(
-                self.kernel_initializer
-            ),
-            "embeddings_initializer": keras.initializers.serialize(
-                self.embeddings_initializer
-            ),
-            "kernel_regularizer": keras.regularizers.serialize(
-                self.kernel_regularizer
-            ),
-            "embeddings_regularizer": keras.regularizers.serialize(
-                self.embeddings_regularizer
-            ),
         }

@@ -34,7 +34,7 @@ class SqueezeExcite(keras.layers.Layer):
     Example:
 
     >>> x = np.ones((2, 14, 14, 64), "float32")
-    >>> SqueezeExcite(ratio=0.25)(x).shape
+    >>> tuple(SqueezeExcite(ratio=0.25)(x).shape)
     (2, 14, 14, 64)
 
     References:

@@ -1,0 +1,156 @@
+"""What lambda layers and self-attention have in common as Keras layers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from lambda_keras.layers import shapes
+from lambda_keras.layers.arguments import check_positive
+from lambda_keras.layers.arguments import standardize_receptive_field
+
+
+class ContextLayer(keras.layers.Layer):
+    """Base of layers in which every position interacts with a context.
+
+    It keeps the arguments that both kinds have, checks shapes, and makes the
+    projections. The arguments are documented in the subclasses.
+    """
+
+    def __init__(
+        self,
+        output_dim: int,
+        num_heads: int,
+        receptive_field: int | Sequence[int] | None,
+        kernel_initializer: Any,
+        embeddings_initializer: Any,
+        kernel_regularizer: Any,
+        embeddings_regularizer: Any,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        check_positive("output_dim", output_dim)
+        check_positive("num_heads", num_heads)
+        if output_dim % num_heads:
+            raise ValueError(
+                "`output_dim` must be a multiple of `num_heads`. Received: "
+                f"output_dim={output_dim}, num_heads={num_heads}"
+            )
+        self.output_dim = output_dim
+        self.num_heads = num_heads
+        self.value_dim = output_dim // num_heads
+        self.receptive_field = standardize_receptive_field(receptive_field)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.embeddings_initializer = keras.initializers.get(
+            embeddings_initializer
+        )
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.embeddings_regularizer = keras.regularizers.get(
+            embeddings_regularizer
+        )
+        self.supports_masking = True
+
+    def build(
+        self,
+        inputs_shape: Sequence[int | None],
+        context_shape: Sequence[int | None] | None = None,
+    ):
+        self._check_shapes(inputs_shape, context_shape)
+        self.input_spec = keras.layers.InputSpec(
+            ndim=len(inputs_shape), axes={-1: inputs_shape[-1]}
+        )
+        self._build_weights(inputs_shape, context_shape or inputs_shape)
+
+    def _add_kernel(self, name, channels, depth, stddev):
+        """Adds a projection; `stddev` is of the paper's initializer."""
+        return self._add_weight(
+            name,
+            (channels, depth),
+            self.kernel_initializer,
+            stddev,
+            self.kernel_regularizer,
+        )
+
+    def _add_embeddings(self, name, shape, stddev):
+        return self._add_weight(
+            name,
+            shape,
+            self.embeddings_initializer,
+            stddev,
+            self.embeddings_regularizer,
+        )
+
+    def _add_weight(self, name, shape, initializer, stddev, regularizer):
+        # A clone, because an initializer object repeats its numbers.
+        initializer = (
+            initializer.clone()
+            if initializer
+            else keras.initializers.RandomNormal(stddev=stddev)
+        )
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=initializer,
+            regularizer=regularizer,
+        )
+
+    def _check_countable(self, inputs_shape, context_shape):
+        self._check_shapes(inputs_shape, context_shape)
+        if None in (*inputs_shape[1:], *(context_shape or inputs_shape)[1:]):
+            raise ValueError(
+                "Counting needs known spatial sizes. "
+                f"{shapes.describe(inputs_shape, context_shape)}"
+            )
+
+    def compute_mask(self, inputs, previous_mask):
+        # Only the mask of a sequence has an entry for each output position.
+        return previous_mask if len(inputs.shape) == 3 else None
+
+    def compute_output_shape(
+        self,
+        inputs_shape: Sequence[int | None],
+        context_shape: Sequence[int | None] | None = None,
+    ) -> tuple[int | None, ...]:
+        self._check_shapes(inputs_shape, context_shape)
+        return (*inputs_shape[:-1], self.output_dim)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "output_dim": self.output_dim,
+            "num_heads": self.num_heads,
+            "receptive_field": self.receptive_field,
+            "kernel_initializer": keras.initializers.serialize(
+                self.kernel_initializer
+            ),
+            "embeddings_initializer": keras.initializers.serialize(
+                self.embeddings_initializer
+            ),
+            "kernel_regularizer": keras.regularizers.serialize(
+                self.kernel_regularizer
+            ),
+            "embeddings_regularizer": keras.regularizers.serialize(
+                self.embeddings_regularizer
+            ),
+        }
+
+
+def table_shape(
+    receptive_field: int | tuple[int, ...] | None,
+    query_shape: Sequence[int],
+    context_shape: Sequence[int],
+) -> tuple[int, ...]:
+    """Returns the spatial shape of a table of relative embeddings.
+
+    Args:
+        receptive_field: The size of the window, one for each spatial axis, or
+            `None` for all offsets that there are.
+        query_shape: The spatial shape of the queries.
+        context_shape: The spatial shape of the context.
+    """
+    if receptive_field is None:
+        sizes = zip(query_shape, context_shape)
+        return tuple(2 * max(size) - 1 for size in sizes)
+    if isinstance(receptive_field, int):
+        return (receptive_field,) * len(query_shape)
+    return receptive_field

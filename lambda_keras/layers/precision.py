@@ -1,0 +1,13 @@
+"""Numbers that half precision is too coarse for."""
+
+import keras
+from keras import ops
+
+# Less than any logit, yet finite: differences of it are not NaN.
+LOWEST = -1e30
+
+
+def at_least_float32(x):
+    """Casts to float32, but leaves float64 as it is."""
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    return x if dtype == "float64" else ops.cast(x, "float32")
