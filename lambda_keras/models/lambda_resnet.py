@@ -1,0 +1,244 @@
+"""The named models as functions, called like those of `keras.applications`."""
+
+# The docstrings of the models come from their specs.
+# ruff: noqa: D103
+
+import inspect
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from lambda_keras.models.resnet import build_model
+from lambda_keras.models.specs import ModelSpec
+from lambda_keras.models.specs import get_spec
+
+_DOCSTRING = """Instantiates the {name} architecture.
+
+{description}
+
+The model normalizes its inputs itself: images go in with values from 0 to
+255. With `include_preprocessing=False` they must have been through
+`lambda_keras.models.preprocess_input`.
+
+Args:
+    include_top: Whether to include the classifier.
+    weights: `None` (random weights) or the path of a `.weights.h5` or
+        `.keras` file of this model. There are no hosted weights.
+    input_shape: The images' shape `(height, width, channels)`. Defaults to
+        `({size}, {size}, 3)`; without the classifier, to
+        `{headless_shape}`.
+    pooling: What to return without the classifier: `None` (the last feature
+        map), `"avg"` or `"max"` (its mean or maximum over all positions).
+    classes: The number of classes.
+    classifier_activation: The activation of the classifier; `None` gives
+        logits.
+    name: The name of the model. Defaults to `"{spec_name}"`.
+    **kwargs: The keyword-only arguments of
+        `lambda_keras.models.build_model`, which says more about all of them.
+
+Returns:
+    A `keras.Model`. With the default arguments it has {parameters:.1f} million
+    parameters and takes {gflops:.1f} billion floating point operations per
+    image.
+
+Raises:
+    ValueError: If an argument is out of its range, or the weights do not fit.
+
+References:
+    - [LambdaNetworks](https://arxiv.org/abs/2102.08602)
+    - [ResNet-RS](https://arxiv.org/abs/2103.07579)
+"""
+
+_MIXERS = {
+    "lambda": "a lambda layer",
+    "global_attention": "global relative self-attention",
+    "axial_attention": "axial relative self-attention",
+    "local_attention": "local relative self-attention",
+}
+
+
+def _named_model(function: Callable) -> Callable:
+    """Gives a function the signature of the builder and its docstring."""
+    spec = get_spec(function.__name__)
+    size = None if not spec.needs_image_size else spec.image_size
+    function.__doc__ = _DOCSTRING.format(
+        name=function.__name__,
+        description=textwrap.fill(_describe(spec), 79),
+        size=spec.image_size,
+        headless_shape=(size, size, len(spec.mean)),
+        spec_name=spec.name,
+        parameters=spec.parameters / 1e6,
+        gflops=spec.flops / 1e9,
+    )
+    signature = inspect.signature(build_model)
+    function.__signature__ = signature.replace(
+        parameters=list(signature.parameters.values())[1:]
+    )
+    return function
+
+
+def _describe(spec: ModelSpec) -> str:
+    depths = ", ".join(map(str, spec.depths))
+    sentence = f"A ResNet-RS with stages c2 to c5 of {depths} bottleneck blocks"
+    if spec.mixer:
+        blocks = ", ".join(map(str, spec.mixer_blocks[2]))
+        sentence += (
+            f". In the blocks {blocks} of c4, counted from 0, and in all of "
+            f"c5, {_MIXERS[spec.mixer]} is in the place of the 3x3 convolution"
+        )
+    if spec.se_ratio:
+        where = "the other blocks" if spec.mixer else "all of them"
+        sentence += f", with squeeze-and-excitation in {where}"
+    return f"{sentence}."
+
+
+@_named_model
+def LambdaResNet50(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("lambda_resnet_50", *args, **kwargs)
+
+
+@_named_model
+def LambdaResNet101(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("lambda_resnet_101", *args, **kwargs)
+
+
+@_named_model
+def LambdaResNet152(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("lambda_resnet_152", *args, **kwargs)
+
+
+@_named_model
+def LambdaResNet200(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("lambda_resnet_200", *args, **kwargs)
+
+
+@_named_model
+def LambdaResNet270(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("lambda_resnet_270", *args, **kwargs)
+
+
+@_named_model
+def LambdaResNet350(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("lambda_resnet_350", *args, **kwargs)
+
+
+@_named_model
+def LambdaResNet420(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("lambda_resnet_420", *args, **kwargs)
+
+
+@_named_model
+def ResNet50(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("resnet_50", *args, **kwargs)
+
+
+@_named_model
+def ResNet101(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("resnet_101", *args, **kwargs)
+
+
+@_named_model
+def ResNet152(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("resnet_152", *args, **kwargs)
+
+
+@_named_model
+def ResNet200(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("resnet_200", *args, **kwargs)
+
+
+@_named_model
+def ResNet270(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("resnet_270", *args, **kwargs)
+
+
+@_named_model
+def ResNet350(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("resnet_350", *args, **kwargs)
+
+
+@_named_model
+def ResNet420(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("resnet_420", *args, **kwargs)
+
+
+@_named_model
+def SEResNet50(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("se_resnet_50", *args, **kwargs)
+
+
+@_named_model
+def SEResNet101(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("se_resnet_101", *args, **kwargs)
+
+
+@_named_model
+def SEResNet152(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("se_resnet_152", *args, **kwargs)
+
+
+@_named_model
+def SEResNet200(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("se_resnet_200", *args, **kwargs)
+
+
+@_named_model
+def SEResNet270(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("se_resnet_270", *args, **kwargs)
+
+
+@_named_model
+def SEResNet350(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("se_resnet_350", *args, **kwargs)
+
+
+@_named_model
+def SEResNet420(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("se_resnet_420", *args, **kwargs)
+
+
+@_named_model
+def GlobalAttentionResNet50(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("global_attention_resnet_50", *args, **kwargs)
+
+
+@_named_model
+def GlobalAttentionResNet101(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("global_attention_resnet_101", *args, **kwargs)
+
+
+@_named_model
+def GlobalAttentionResNet152(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("global_attention_resnet_152", *args, **kwargs)
+
+
+@_named_model
+def AxialAttentionResNet50(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("axial_attention_resnet_50", *args, **kwargs)
+
+
+@_named_model
+def AxialAttentionResNet101(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("axial_attention_resnet_101", *args, **kwargs)
+
+
+@_named_model
+def AxialAttentionResNet152(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("axial_attention_resnet_152", *args, **kwargs)
+
+
+@_named_model
+def LocalAttentionResNet50(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("local_attention_resnet_50", *args, **kwargs)
+
+
+@_named_model
+def LocalAttentionResNet101(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("local_attention_resnet_101", *args, **kwargs)
+
+
+@_named_model
+def LocalAttentionResNet152(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("local_attention_resnet_152", *args, **kwargs)
