@@ -21,6 +21,27 @@ def _is_command_line() -> bool:
 
 if not _is_command_line():
     from lambda_keras import layers
+    from lambda_keras import models
     from lambda_keras.layers import LambdaLayer
+    from lambda_keras.models import LambdaResNet50
+    from lambda_keras.models import LambdaResNet101
+    from lambda_keras.models import LambdaResNet152
+    from lambda_keras.models import LambdaResNet200
+    from lambda_keras.models import LambdaResNet270
+    from lambda_keras.models import LambdaResNet350
+    from lambda_keras.models import LambdaResNet420
+    from lambda_keras.models import build_model
 
-__all__ = ["LambdaLayer", "layers"]
+__all__ = [
+    "LambdaLayer",
+    "LambdaResNet50",
+    "LambdaResNet101",
+    "LambdaResNet152",
+    "LambdaResNet200",
+    "LambdaResNet270",
+    "LambdaResNet350",
+    "LambdaResNet420",
+    "build_model",
+    "layers",
+    "models",
+]

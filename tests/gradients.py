@@ -80,10 +80,45 @@ def _jax_loss(layer, inputs, loss_fn, arguments):
     state = [v.value for v in layer.non_trainable_variables]
 
     def loss(values):
-        outputs, _ = layer.stateless_call(values, state, inputs, **arguments)
+        outputs, _ = call_with(layer, values, state, inputs, **arguments)
         return loss_fn(outputs)
 
     return loss
+
+
+def call_with(
+    layer: keras.Layer,
+    trainable: list,
+    state: list,
+    inputs: Any,
+    **arguments: Any,
+) -> tuple[Any, list]:
+    """Calls a layer as if its variables had other values.
+
+    `layer.stateless_call` skips what surrounds a layer's `call`, of which the
+    casts of a mixed dtype policy are a part.
+
+    Args:
+        layer: a built layer or model.
+        trainable: values for its trainable variables.
+        state: values for its other variables.
+        inputs: what the layer is called on.
+        **arguments: passed to the layer.
+
+    Returns:
+        The outputs, and what became of `state`.
+    """
+    values = zip(
+        [*layer.trainable_variables, *layer.non_trainable_variables],
+        [*trainable, *state],
+        strict=True,
+    )
+    with keras.StatelessScope(state_mapping=values) as scope:
+        outputs = layer(inputs, **arguments)
+    return outputs, [
+        scope.get_current_value(variable)
+        for variable in layer.non_trainable_variables
+    ]
 
 
 def _tensorflow_gradients(layer, inputs, loss_fn, arguments):

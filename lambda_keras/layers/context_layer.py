@@ -61,6 +61,15 @@ class ContextLayer(keras.layers.Layer):
         )
         self._build_weights(inputs_shape, context_shape or inputs_shape)
 
+    def __call__(self, inputs, context=None, mask=None, **kwargs):
+        # An argument named `mask` is to Keras that of the outputs, too; they
+        # are masked as the inputs are, not as another context.
+        if context is not None:
+            kwargs["context"] = context
+        if mask is not None:
+            kwargs["mask" if context is None else "context_mask"] = mask
+        return super().__call__(inputs, **kwargs)
+
     def _add_kernel(self, name, channels, depth, stddev):
         """Adds a projection; `stddev` is of the paper's initializer."""
         return self._add_weight(
@@ -94,13 +103,34 @@ class ContextLayer(keras.layers.Layer):
             regularizer=regularizer,
         )
 
-    def _check_countable(self, inputs_shape, context_shape):
+    def flops(
+        self,
+        inputs_shape: Sequence[int | None],
+        context_shape: Sequence[int | None] | None = None,
+    ) -> int:
+        """Counts the floating point operations for one example.
+
+        Two for each multiply-add of a matrix product or convolution: those
+        that the layer is defined by, of which there may be more in the way
+        it is computed.
+
+        Args:
+            inputs_shape: The shape of the inputs; the batch is ignored.
+            context_shape: The shape of the context, if it is another.
+
+        Returns:
+            Integer. The number of floating point operations.
+
+        Raises:
+            ValueError: If a spatial size is unknown, or the shapes do not
+                fit the layer.
+        """
         self._check_shapes(inputs_shape, context_shape)
-        if None in (*inputs_shape[1:], *(context_shape or inputs_shape)[1:]):
-            raise ValueError(
-                "Counting needs known spatial sizes. "
-                f"{shapes.describe(inputs_shape, context_shape)}"
-            )
+        received = shapes.describe(inputs_shape, context_shape)
+        context_shape = context_shape or inputs_shape
+        if None in (*inputs_shape[1:], *context_shape[1:]):
+            raise ValueError(f"Counting needs known spatial sizes. {received}")
+        return self._count_flops(inputs_shape, context_shape)
 
     def compute_mask(self, inputs, previous_mask):
         # Only the mask of a sequence has an entry for each output position.

@@ -123,7 +123,8 @@ def causal_content_output(queries, keys, values, mask=None):
     weights = ops.exp(keys - top[:, :, None]) * ops.cast(visible, keys.dtype)
     sums = ops.sum(weights, axis=2)
     lambdas = ops.einsum("bjmku,bjmvu->bjkuv", weights, values)
-    carry = ops.where(before, ops.exp(top[:, None] - top_before[:, :, None]), 0)
+    decay = top[:, None] - top_before[:, :, None]
+    carry = ops.exp(ops.where(before, decay, LOWEST))
     sums = ops.einsum("bjiku,biku->bjku", carry, sums)
     lambdas = ops.einsum("bjiku,bikuv->bjkuv", carry, lambdas)
 

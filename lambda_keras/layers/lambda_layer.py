@@ -393,33 +393,14 @@ class LambdaLayer(ContextLayer):
             )
         )
 
-    def flops(
-        self,
-        inputs_shape: Sequence[int | None],
-        context_shape: Sequence[int | None] | None = None,
-    ) -> int:
-        """Counts the floating point operations for one example.
+    def _count_flops(self, inputs_shape, context_shape):
+        """Counts position lambdas as a convolution, whatever the plan is.
 
-        Two for each multiply-add of a matrix product or convolution.
-        Position lambdas count as a convolution with the taps that are within
-        reach, as the paper counts them, whatever the plan is.
-
-        Args:
-            inputs_shape: The shape of the inputs; the batch is ignored.
-            context_shape: The shape of the context, if it is another.
-
-        Returns:
-            Integer. The number of floating point operations.
-
-        Raises:
-            ValueError: If a spatial size is unknown, or the shapes do not
-                fit the layer.
+        That is how the paper counts them; of the taps, those that are within
+        reach.
         """
-        self._check_countable(inputs_shape, context_shape)
-        context_shape = context_shape or inputs_shape
-        problem = self._problem(1, inputs_shape[1:-1], context_shape[1:-1])
         return planning.layer_flops(
-            problem,
+            self._problem(1, inputs_shape[1:-1], context_shape[1:-1]),
             inputs_shape[-1],
             context_shape[-1],
             self.use_content,

@@ -268,30 +268,11 @@ class SelfAttention(ContextLayer):
             f"scope={self.scope!r}", inputs_shape, context_shape, taps
         )
 
-    def flops(
-        self,
-        inputs_shape: Sequence[int | None],
-        context_shape: Sequence[int | None] | None = None,
-    ) -> int:
-        """Counts the floating point operations for one example.
+    def _count_flops(self, inputs_shape, context_shape):
+        """Counts, for the local scope, what is within reach of each query.
 
-        Two for each multiply-add of a matrix product. The local scope counts
-        the positions within reach of each query, not the larger windows in
-        which they are computed.
-
-        Args:
-            inputs_shape: The shape of the inputs; the batch is ignored.
-            context_shape: The shape of the context, if it is another.
-
-        Returns:
-            Integer. The number of floating point operations.
-
-        Raises:
-            ValueError: If a spatial size is unknown, or the shapes do not
-                fit the layer.
+        The windows in which it is computed are larger.
         """
-        self._check_countable(inputs_shape, context_shape)
-        context_shape = context_shape or inputs_shape
         query_sizes, context_sizes = inputs_shape[1:-1], context_shape[1:-1]
         positions = math.prod(query_sizes)
         if self.scope == "axial":

@@ -73,7 +73,7 @@ def _named_model(function: Callable) -> Callable:
         gflops=spec.flops / 1e9,
     )
     signature = inspect.signature(build_model)
-    function.__signature__ = signature.replace(
+    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=list(signature.parameters.values())[1:]
     )
     return function

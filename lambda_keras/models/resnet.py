@@ -89,7 +89,7 @@ def build_model(
     >>> features.output.shape
     (None, None, None, 1024)
     """
-    overrides = {
+    overrides: dict[str, Any] = {
         "drop_path_rate": drop_path_rate,
         "dropout_rate": dropout_rate,
         "width": width,

@@ -85,9 +85,10 @@ class ModelSpec:
             `stage_drop_path_rate`. As in ResNet-RS for the same depth.
         dropout_rate: The rate of dropout before the classifier. As in
             ResNet-RS for the same depth and image size.
-        image_size: The default height and width of the images. 224 and 256
-            for 101 and 152 layers are those of the paper's table; from 270
-            layers on, the largest that the paper's curve labels.
+        image_size: The default height and width of the images: for 50, 101
+            and 152 layers that of the paper's tables, for 200 that of
+            ResNet-RS, from 270 on the largest that the paper's speed-accuracy
+            curve is labelled with.
         mean: The mean of each channel that preprocessing subtracts, with
             pixels scaled to 0-1.
         std: The standard deviation that it divides by.
@@ -253,7 +254,7 @@ _LAMBDA_BLOCKS_IN_C4 = {
 _IMAGE_SIZES = {
     50: 224, 101: 224, 152: 256, 200: 256, 270: 256, 350: 320, 420: 320
 }  # fmt: skip
-_ATTENTION = {
+_ATTENTION: dict[str, dict[str, Any]] = {
     # The paper's memory table counts eight heads.
     mixer: {"num_heads": 8, "key_dim": None, "receptive_field": window}
     for mixer, window in [
@@ -362,7 +363,7 @@ def _all_specs() -> list[ModelSpec]:
         ]
     # The rows of the paper's table of squeeze-and-excitation against lambda
     # layers, with the intra-depth and window that come closest.
-    closest = {"intra_depth": 4, "receptive_field": 7}
+    closest: dict[str, Any] = {"intra_depth": 4, "receptive_field": 7}
     for depth in (101, 152):
         name = f"lambda_resnet_{depth}"
         everywhere = _every_block(_DEPTHS[depth], "llll")

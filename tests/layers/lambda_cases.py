@@ -9,6 +9,7 @@ import numpy as np
 
 from lambda_keras.layers import LambdaLayer
 from tests import reference
+from tests.gradients import call_with
 from tests.reference import as_numpy
 
 CHANNELS = 5
@@ -134,16 +135,19 @@ def prepare(
     arguments = {**ARGUMENTS, **changes, **more}
     context_shape = arguments.pop("context", None)
     mask = arguments.pop("mask", None)
+    layer = LambdaLayer(**arguments, dtype=dtype)
     generator = np.random.default_rng(1)
-    inputs = generator.normal(size=(2, *shape, CHANNELS)).astype(dtype)
+
+    def random(*size):
+        return generator.normal(size=(2, *size)).astype(layer.variable_dtype)
+
+    inputs = random(*shape, CHANNELS)
     call = {}
     if context_shape is not None:
-        call["context"] = generator.normal(size=(2, *context_shape, 3))
-        call["context"] = call["context"].astype(dtype)
+        call["context"] = random(*context_shape, 3)
     if mask is not None:
         positions = int(np.prod(context_shape or shape))
         call["mask"] = make_mask(mask, 2, positions)
-    layer = LambdaLayer(**arguments, dtype=dtype)
     layer.build(
         inputs.shape, call["context"].shape if "context" in call else None
     )
@@ -177,8 +181,8 @@ def run(
     @jax.jit
     def outputs_and_states(trainable, state, inputs, arguments):
         return outputs_of(
-            lambda: layer.stateless_call(
-                trainable, state, inputs, training=training, **arguments
+            lambda: call_with(
+                layer, trainable, state, inputs, training=training, **arguments
             )
         )
 

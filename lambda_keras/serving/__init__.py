@@ -1,0 +1,1 @@
+"""Serving: SavedModels that run where this package is not installed."""

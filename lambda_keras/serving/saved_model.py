@@ -1,0 +1,157 @@
+"""SavedModels: written from a model, and checked where Keras is not."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from lambda_keras.files import write_aside
+
+# Only its path: the program is for another process.
+PREDICT_PROGRAM = Path(__file__).with_name("predict_saved_model.py")
+
+
+def export_saved_model(
+    model: keras.Model, directory: str | os.PathLike[str]
+) -> None:
+    """Writes a model as a SavedModel that needs TensorFlow alone.
+
+    It takes a float32 batch of any size, shaped and scaled like the model's
+    own inputs, and is served under the name `serving_default`.
+
+    Args:
+        model: A model with one input and one output.
+        directory: Where to write; it must not exist or be empty.
+    """
+    with write_aside(directory) as temporary:
+        model.export(
+            temporary,
+            format="tf_saved_model",
+            verbose=False,
+            input_signature=[
+                keras.InputSpec(
+                    shape=(None, *model.input_shape[1:]), dtype="float32"
+                )
+            ],
+        )
+
+
+class SavedModelError(RuntimeError):
+    """A SavedModel does not load or does not predict as it should."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a SavedModel's predictions are from the expected ones.
+
+    Args:
+        examples: The number of examples compared.
+        same_class: The number of them with the same most likely class.
+        largest_difference: The largest absolute difference of any output.
+    """
+
+    examples: int
+    same_class: int
+    largest_difference: float
+
+
+def check_saved_model(
+    directory: str | os.PathLike[str],
+    images: np.ndarray,
+    expected: np.ndarray,
+    tolerance: float = 1e-4,
+) -> Agreement:
+    """Compares a SavedModel's predictions with a model's, in a new process.
+
+    The process can import neither Keras nor this package, and sees no
+    accelerator, since this process may hold all of its memory.
+
+    Args:
+        directory: The SavedModel.
+        images: Inputs `(count, height, width, channels)`.
+        expected: The model's predictions `(count, classes)`.
+        tolerance: The largest absolute difference to accept. The default
+            leaves room for sums in another order, not for another model.
+
+    Returns:
+        An `Agreement`.
+
+    Raises:
+        SavedModelError: If the process fails, if any example gets another class
+            or if any output differs by more than `tolerance`.
+    """
+    return compare(
+        directory, expected, _predict_elsewhere(directory, images), tolerance
+    )
+
+
+def compare(
+    directory: str | os.PathLike[str],
+    expected: np.ndarray,
+    predictions: np.ndarray,
+    tolerance: float = 1e-4,
+) -> Agreement:
+    """Compares predictions with the expected ones.
+
+    Args: as for `check_saved_model`, and the predictions.
+
+    Returns:
+        An `Agreement`.
+
+    Raises:
+        SavedModelError: As `check_saved_model` does.
+    """
+    if predictions.shape != expected.shape:
+        raise SavedModelError(
+            f"The SavedModel in {directory} must predict as the model does: "
+            f"expected outputs of shape {expected.shape}. "
+            f"Received: shape={predictions.shape}"
+        )
+    agreement = Agreement(
+        examples=len(expected),
+        same_class=int(
+            np.sum(predictions.argmax(axis=-1) == expected.argmax(axis=-1))
+        ),
+        largest_difference=float(np.abs(predictions - expected).max()),
+    )
+    # Written so that a NaN fails too.
+    agrees = agreement.largest_difference <= tolerance
+    if not agrees or agreement.same_class != agreement.examples:
+        raise SavedModelError(
+            f"The SavedModel in {directory} must predict as the model does: "
+            f"expected the same class for all {agreement.examples} examples "
+            f"and outputs within {tolerance}. Received: {agreement}"
+        )
+    return agreement
+
+
+def _predict_elsewhere(directory, images):
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs, outputs = Path(scratch, "in.npy"), Path(scratch, "out.npy")
+        np.save(inputs, images)
+        process = subprocess.run(
+            [
+                sys.executable,
+                # Keeps the script's own directory off the module path.
+                "-P",
+                PREDICT_PROGRAM,
+                os.fspath(directory),
+                inputs,
+                outputs,
+            ],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+        if process.returncode != 0:
+            raise SavedModelError(
+                f"The SavedModel in {directory} must load in a process "
+                f"without Keras. Received: {process.stderr}"
+            )
+        return np.load(outputs)

@@ -1,0 +1,1 @@
+"""Training: recipes, optimizer and schedule, callbacks, the run directory."""

@@ -1,0 +1,86 @@
+"""Every example runs, at a small size, and shows what it is there to show."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+# The engine makes no difference to what is tested here, but to its duration.
+pytestmark = pytest.mark.tf_only
+
+
+def run(name: str, *flags: str) -> str:
+    """Runs an example as its first line says, and returns what it printed."""
+    process = subprocess.run(
+        [sys.executable, f"examples/{name}.py", *flags],
+        cwd=EXAMPLES.parent,
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def percentages(name: str, text: str) -> list[float]:
+    return [float(x) for x in re.findall(rf"{name}: (\d+\.\d)%", text)]
+
+
+def test_sequential():
+    output = run("sequential", "--epochs=2")
+    assert "lambda_layer (LambdaLayer)" in output
+    # Two of twenty epochs are far from the best, and from the chance of 0.1.
+    assert float(re.search(r"test accuracy (\S+)", output)[1]) > 0.6
+
+
+def test_sequence_copy():
+    output = run("sequence_copy", "--gap=24", "--length=4", "--steps=60")
+    assert percentages("chance", output) == [12.5]
+    assert percentages("lambda", output)[0] > 95
+    # 256 sequences of 4: a standard deviation of 1 around the chance.
+    assert abs(percentages("convolutions", output)[0] - 12.5) < 5
+
+
+def test_inspect_lambda_resnet():
+    output = run("inspect_lambda_resnet", "--image_size=64")
+    assert "lambda_resnet_50 at 64x64\n  parameters  21.6 million\n" in output
+    assert "\n  c2  16x16x256\n  c3  8x8x512\n  c4  4x4x1024\n" in output
+    assert "\n  2x2x512: c5_block1_lambda, c5_block2_lambda\n" in output
+
+
+def test_mixed_precision():
+    output = run("mixed_precision", "--epochs=1", "--images=64")
+    rows = [line.split() for line in output.splitlines()[1:]]
+    assert [row[:5] for row in rows] == [
+        ["float32", "float32", "float32", "float32", "Adam"],
+        ["mixed_bfloat16", "float32", "bfloat16", "float32", "Adam"],
+        [
+            "mixed_float16",
+            "float32",
+            "float16",
+            "float32",
+            "LossScaleOptimizer",
+        ],
+    ]
+
+
+def test_readme_lists_every_example():
+    readme = (EXAMPLES / "README.md").read_text()
+    listed = re.findall(r"^- \[`(\w+)\.py`\]\(\1\.py\): ", readme, re.MULTILINE)
+    assert sorted(listed) == sorted(path.stem for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem
+)
+def test_begins_with_the_command_and_ends_with_the_outcome(path):
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith(f'"""python examples/{path.name}')
+    outcome = lines[lines.index("    app.run(main)") + 1 :]
+    assert outcome[1].startswith("# Measured ")
+    assert all(line.startswith("#") for line in outcome[1:])

@@ -1,0 +1,31 @@
+"""The oracle's cases hold on a third engine, torch, where it is installed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+FOLDER = Path(__file__).parent
+
+
+@pytest.mark.reference
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="once is enough"
+)
+def test_passes_on_torch():
+    # An engine is fixed for the life of a process. One thread, because the
+    # tests of the other engines run beside this one.
+    tests = subprocess.run(
+        [sys.executable, "-m", "pytest", "--dist=no", "-q", "-k", "not float32"]
+        + [FOLDER / "test_lambda_layer.py", FOLDER / "test_batch_norm.py"],
+        cwd=FOLDER.parents[1],
+        env={**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert tests.returncode == 0, tests.stdout
+    assert " passed" in tests.stdout

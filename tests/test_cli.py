@@ -1,0 +1,174 @@
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lambda_keras import __version__
+from lambda_keras import cli
+from lambda_keras.training.recipe import Recipe
+from lambda_keras.training.recipe import setting
+
+ROOT = Path(__file__).parents[1]
+
+
+def refusal(capsys, *arguments):
+    """Runs the program and returns the one line with which it refuses."""
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(arguments)
+    assert exit_info.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    return line
+
+
+@pytest.fixture
+def empty_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    assert not any(tmp_path.iterdir()), "a refused command left something"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_help_lists_the_commands_on_one_screen(arguments, capsys):
+    cli.main(arguments)
+    lines = capsys.readouterr().out.splitlines()
+    for name, command in cli.COMMANDS.items():
+        assert any(name in row and command.summary in row for row in lines)
+    assert len(lines) <= 24
+    assert max(map(len, lines)) < 80
+
+
+def test_help_of_a_command_explains_every_flag(capsys):
+    cli.main(["train", "--epochs=3", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == cli.COMMANDS["train"].summary
+    for field in dataclasses.fields(Recipe):
+        flag = f"--{field.name}"
+        (row,) = (line for line in lines if flag == line.split("=")[0].strip())
+        if field.default is not None:
+            assert row.endswith(f"={field.default}")
+    assert len(lines) <= 40
+    assert max(map(len, lines)) < 80
+
+
+def test_version(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"lambda-keras {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "lambda-keras: there is no command 'trian'; did you mean"),
+        (["--epochs=3"], "lambda-keras: there is no command '--epochs=3'"),
+        (["train", "--epoch=3"], "Unknown command line flag 'epoch'. Did you"),
+        (["train", "--epochs=few"], "--epochs=few: invalid literal for int"),
+        (["train", "--epochs"], "Missing value for flag --epochs"),
+        (["train", "resnet_tiny"], "--name=value. Received: resnet_tiny"),
+        (["train", "--epochs=0"], "lambda-keras train: `epochs` must be at"),
+        (["train", "--seed=-1"], "`seed` must be from 0 to 2147483647. Rec"),
+        (["train", "--learning_rate=nan"], "Received: learning_rate=nan"),
+    ],
+)
+def test_mistakes_in_the_arguments(arguments, message, capsys, empty_directory):
+    assert message in refusal(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=lambda_resnet_tny"], "lambda_resnet_tiny"),
+        (["--model=resnet_50"], "resnet_50 cannot be trained on digits: "),
+        (["--dataset=letters"], "must be one of: digits. Received: dataset=l"),
+        (["--batch_size=1259"], "must be at most 1258, the number of training"),
+        # Under a file there can be no directory, not even for root.
+        ([f"--output_dir={__file__}/run"], "`output_dir` must be in a"),
+        ([f"--output_dir={__file__}"], "`output_dir` must be in a"),
+        ([f"--output_dir={ROOT}"], "`output_dir` must be new or empty."),
+    ],
+)
+@pytest.mark.tf_only
+def test_mistakes_that_take_an_engine_to_see(
+    arguments, message, capsys, empty_directory
+):
+    line = refusal(capsys, "train", *arguments)
+    assert line.startswith("lambda-keras train: ")
+    assert message in line
+
+
+def test_another_engine_is_refused(capsys, monkeypatch, empty_directory):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    line = refusal(capsys, "train")
+    assert "the engine must be TensorFlow" in line
+    assert line.endswith("Received: KERAS_BACKEND=jax")
+
+
+def test_missing_packages_are_named(capsys, monkeypatch, empty_directory):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    monkeypatch.setattr(
+        cli.importlib.util, "find_spec", lambda name: name == "sklearn" or None
+    )
+    line = refusal(capsys, "train")
+    assert "not installed: tensorflow, matplotlib; pip install" in line
+    assert '"lambda_keras[tf]"' in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["--help"], 0), (["train", "--help"], 0), (["train", "--epochs=0"], 2)],
+)
+def test_no_engine_is_loaded_for_help_and_mistakes(arguments, status, tmp_path):
+    # Importing Keras with this backend fails.
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "none",
+        "PYTHONPATH": str(ROOT),
+    }
+    process = subprocess.run(
+        [sys.executable, "-m", "lambda_keras", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert process.returncode == status
+    assert bool(process.stdout) == (status == 0)
+    assert process.stderr.count("\n") == (status != 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    name: str | None = setting(None, "A name.")
+    count: int = setting(1, "A count.")
+    share: float = setting(0.5, "A share.")
+    fast: bool = setting(False, "Whether.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], Settings()),
+        (["--name=a", "--count=2"], Settings(name="a", count=2)),
+        (["--share", "1e-3", "--fast"], Settings(share=1e-3, fast=True)),
+        (["--fast=true"], Settings(fast=True)),
+    ],
+)
+def test_each_field_of_the_settings_is_a_flag(arguments, expected):
+    command = cli.Command("Tests.", "none", Settings, (), "test")
+    assert cli.parse(command, "test", arguments) == expected
+
+
+def test_standard_error_is_held_back_unless_the_block_fails(capfd):
+    with cli.held_back_stderr():
+        os.write(2, b"greeting\n")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
+
+    with pytest.raises(ImportError), cli.held_back_stderr():
+        os.write(2, b"reason\n")
+        raise ImportError
+    assert capfd.readouterr().err == "reason\n"
