@@ -6,7 +6,6 @@ contracted.
 """
 
 import collections
-import math
 import textwrap
 
 import keras
@@ -16,6 +15,7 @@ from absl import flags
 from lambda_keras import LambdaLayer
 from lambda_keras.models import build_model
 from lambda_keras.models import count_flops
+from lambda_keras.models import count_parameters
 from lambda_keras.models import get_spec
 
 _MODEL = flags.DEFINE_string("model", "LambdaResNet50", "The model's name.")
@@ -34,9 +34,8 @@ def main(_):
     with keras.StatelessScope(initialize_variables=False):
         model = build_model(spec, input_shape=(size, size, len(spec.mean)))
 
-    parameters = sum(math.prod(w.shape) for w in model.trainable_weights)
     print(f"{model.name} at {size}x{size}")
-    print(f"  parameters  {parameters / 1e6:.1f} million")
+    print(f"  parameters  {count_parameters(model) / 1e6:.1f} million")
     print(f"  operations  {count_flops(model) / 1e9:.1f} GFLOP per image")
 
     # The stages have fixed names: this is how a detector takes its features.

@@ -81,14 +81,16 @@ def test_mistakes_in_the_arguments(arguments, message, capsys, empty_directory):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model=lambda_resnet_tny"], "lambda_resnet_tiny"),
-        (["--model=resnet_50"], "resnet_50 cannot be trained on digits: "),
+        (["--model=lambda_resnet_tny"], "attention_tiny. Received: model=lam"),
+        (["--model=resnet_50"], "images like digits: resnet_tiny, lambda_re"),
+        (["--model=../x"], "attention_tiny. Received: model=../x"),
         (["--dataset=letters"], "must be one of: digits. Received: dataset=l"),
-        (["--batch_size=1259"], "must be at most 1258, the number of training"),
+        (["--batch_size=1259"], "`batch_size` must be from 1 to 1258, the num"),
         # Under a file there can be no directory, not even for root.
         ([f"--output_dir={__file__}/run"], "`output_dir` must be in a"),
-        ([f"--output_dir={__file__}"], "`output_dir` must be in a"),
-        ([f"--output_dir={ROOT}"], "`output_dir` must be new or empty."),
+        ([f"--output_dir={__file__}"], "must be new or an empty directory."),
+        (["--output_dir=~no-such-user/x"], "home directory"),
+        ([f"--output_dir={ROOT}"], "must be new or an empty directory."),
     ],
 )
 @pytest.mark.tf_only

@@ -1,6 +1,5 @@
 """`lambda-keras train`: from a data set to a SavedModel whose word is right."""
 
-import contextlib
 import datetime
 import json
 import os
@@ -18,6 +17,7 @@ from lambda_keras.commands import STARTED_AT
 from lambda_keras.commands import CommandError
 from lambda_keras.data.dataset import ImageDataset
 from lambda_keras.files import write_aside
+from lambda_keras.models import count_parameters
 from lambda_keras.serving.saved_model import Agreement
 from lambda_keras.serving.saved_model import SavedModelError
 from lambda_keras.serving.saved_model import check_saved_model
@@ -36,28 +36,30 @@ def run(recipe: Recipe) -> None:
     Args:
         recipe: The settings.
     """
-    directory = Path(
-        recipe.output_dir or default_directory(recipe, datetime.datetime.now())
-    ).expanduser()
     try:
-        with contextlib.ExitStack() as stack:
+        dataset, model = training.prepare(recipe)
+        directory = Path(
+            recipe.output_dir
+            or default_directory(model.name, recipe, datetime.datetime.now())
+        ).expanduser()
+        with run_directory(directory):
+            # From here on an error is no mistake in the arguments.
             try:
-                stack.enter_context(run_directory(directory))
-                dataset, model = training.prepare(recipe)
-            except (ValueError, OSError) as error:
-                raise CommandError(error) from None
-            _train(recipe, dataset, model, directory)
-    except (FloatingPointError, SavedModelError, OSError) as error:
-        raise CommandError(error, status=FAILED) from None
-    except KeyboardInterrupt:
-        kept = sorted(path.name for path in directory.glob("[!.]*"))
-        where = f"; {directory} keeps {', '.join(kept)}" if kept else ""
-        raise KeyboardInterrupt(where) from None
+                _train(recipe, dataset, model, directory)
+            except (FloatingPointError, SavedModelError, OSError) as error:
+                raise CommandError(error, status=FAILED) from None
+            except KeyboardInterrupt:
+                kept = sorted(path.name for path in directory.glob("[!.]*"))
+                where = f"; {directory} keeps {', '.join(kept)}" if kept else ""
+                raise KeyboardInterrupt(where) from None
+    # `expanduser` raises a RuntimeError for a user that there is not.
+    except (ValueError, OSError, RuntimeError) as error:
+        raise CommandError(error) from None
 
 
 def _train(recipe, dataset, model, directory):
     print(
-        f"{model.name} ({summary.count_parameters(model):,} parameters) on "
+        f"{model.name} ({count_parameters(model):,} parameters) on "
         f"{recipe.dataset}: {len(dataset.train.labels):,} images to train on, "
         f"{len(dataset.validation.labels)} to choose by, "
         f"{len(dataset.test.labels)} to report on.\n"
@@ -73,16 +75,23 @@ def _train(recipe, dataset, model, directory):
     predictions = fitted.model.predict(
         dataset.test.images.astype("float32"), verbose=0
     )
-    export_saved_model(fitted.model, directory / "saved_model")
     device = summary.device()
-    agreement = check_saved_model(
-        directory / "saved_model",
-        dataset.test.images,
-        predictions,
-        # The check runs on the processor. A GPU multiplies float32 with ten
-        # bits of mantissa (TF32) unless it is told otherwise.
-        tolerance=1e-4 if device["kind"] == "CPU" else 1e-2,
-    )
+    agreement, failure = None, None
+    try:
+        agreement = export_saved_model(
+            fitted.model,
+            directory / "saved_model",
+            check=lambda saved_model: check_saved_model(
+                saved_model,
+                dataset.test.images,
+                predictions,
+                # The check runs on the processor. A GPU multiplies float32
+                # with ten bits of mantissa (TF32) unless it is told otherwise.
+                tolerance=1e-4 if device["kind"] == "CPU" else 1e-2,
+            ),
+        )
+    except SavedModelError as error:
+        failure = error  # What was measured is kept first.
     report = _report(recipe, dataset, fitted, predictions, agreement, device)
     draw_run(
         directory / "results.png",
@@ -98,6 +107,8 @@ def _train(recipe, dataset, model, directory):
     # Last: a run that has a summary is complete.
     with write_aside(directory / "summary.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
+    if failure:
+        raise failure
     _print(report, agreement, directory)
 
 
@@ -106,7 +117,7 @@ def _report(
     dataset: ImageDataset,
     fitted: training.Fitted,
     predictions: np.ndarray,
-    agreement: Agreement,
+    agreement: Agreement | None,
     device: dict[str, Any],
 ) -> dict[str, Any]:
     right = predictions.argmax(axis=-1) == dataset.test.labels
@@ -123,9 +134,10 @@ def _report(
             name: len(getattr(dataset, name).labels)
             for name in ("train", "validation", "test")
         },
-        "parameters": summary.count_parameters(fitted.model),
+        "parameters": count_parameters(fitted.model),
         "seconds": {"fit": round(fitted.seconds, 1)},
-        "saved_model": {
+        "saved_model": agreement
+        and {
             "same_class": agreement.same_class,
             "largest_difference": agreement.largest_difference,
         },

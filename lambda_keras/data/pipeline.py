@@ -7,6 +7,28 @@ from lambda_keras.data.dataset import Affine
 from lambda_keras.data.dataset import Split
 
 
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    """Counts the full batches in one pass over a split.
+
+    Args:
+        split: The images.
+        batch_size: Examples per batch.
+
+    Returns:
+        Integer, at least 1.
+
+    Raises:
+        ValueError: If there are not enough images for one batch.
+    """
+    count = len(split.labels)
+    if not 1 <= batch_size <= count:
+        raise ValueError(
+            f"`batch_size` must be from 1 to {count}, the number of training "
+            f"images. Received: batch_size={batch_size}"
+        )
+    return count // batch_size
+
+
 def training_batches(
     split: Split,
     batch_size: int,
@@ -32,12 +54,8 @@ def training_batches(
     Returns:
         A `tf.data.Dataset` of float32 images from 0 to 255 and one-hot labels.
     """
+    steps_per_epoch(split, batch_size)  # Raises if there is none.
     count = len(split.labels)
-    if not 1 <= batch_size <= count:
-        raise ValueError(
-            f"`batch_size` must be from 1 to {count}, the number of training "
-            f"images. Received: batch_size={batch_size}"
-        )
     images, labels = tf.constant(split.images), tf.constant(split.labels)
 
     def shuffled(position):

@@ -1,13 +1,28 @@
 """Checks of arguments that several layers share."""
 
+import numbers
 from collections.abc import Sequence
 
 
 def check_positive(name: str, value: int):
     """Raises a ValueError unless `value` is a positive integer."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    is_integer = isinstance(value, numbers.Integral)
+    if not is_integer or isinstance(value, bool) or value < 1:
         raise ValueError(
             f"`{name}` must be a positive integer. Received: {name}={value!r}"
+        )
+
+
+def check_normalization(epsilon: float, momentum: float):
+    """Raises a ValueError unless batch normalization can work with these."""
+    if not epsilon > 0:
+        raise ValueError(
+            f"`epsilon` must be positive. Received: epsilon={epsilon}"
+        )
+    if not 0 <= momentum < 1:
+        raise ValueError(
+            "`momentum` must be at least 0 and less than 1. "
+            f"Received: momentum={momentum}"
         )
 
 

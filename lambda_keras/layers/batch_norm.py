@@ -51,7 +51,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     - [Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167)
     """
 
-    def __init__(self, synchronized: bool = False, **kwargs: Any):
+    def __init__(self, *, synchronized: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
         if self.renorm:
             raise ValueError(
@@ -100,7 +100,19 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return ops.moments(
                 inputs, axes=self._reduction_axes, synchronized=synchronized
             )
+        if len(mask.shape) != len(inputs.shape) - 1 or self.axis not in (
+            -1,
+            len(inputs.shape) - 1,
+        ):
+            raise ValueError(
+                "`mask` must have the shape of `inputs` without the channels, "
+                f"which must be the last axis. Received: mask.shape="
+                f"{tuple(mask.shape)}, inputs.shape={tuple(inputs.shape)}, "
+                f"axis={self.axis}"
+            )
         visible = ops.cast(ops.cast(mask, "bool"), inputs.dtype)[..., None]
+        # A mask may be one for the whole batch; it counts as often.
+        visible = ops.broadcast_to(visible, (*ops.shape(inputs)[:-1], 1))
 
         def total(x):
             x = ops.sum(x, axis=self._reduction_axes)

@@ -104,9 +104,10 @@ def overlapping_windows(x, axis: int, start, stride: int, size: int, count):
         Tensor with `axis` replaced by the two axes `(count, size)`.
     """
     pieces = -(-size // stride)
-    x = pad_to(x, axis, -start, (count + pieces - 1) * stride)
+    strides = count + pieces - 1
+    x = pad_to(x, axis, -start, strides * stride)
     shape = ops.shape(x)
-    x = ops.reshape(x, (*shape[:axis], -1, stride, *shape[axis + 1 :]))
+    x = ops.reshape(x, (*shape[:axis], strides, stride, *shape[axis + 1 :]))
     leading = (slice(None),) * axis
     x = ops.concatenate(
         [x[(*leading, slice(i, i + count))] for i in range(pieces)],

@@ -1,9 +1,11 @@
 """What lambda layers and self-attention have in common as Keras layers."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from lambda_keras.layers import shapes
 from lambda_keras.layers.arguments import check_positive
@@ -61,14 +63,31 @@ class ContextLayer(keras.layers.Layer):
         )
         self._build_weights(inputs_shape, context_shape or inputs_shape)
 
-    def __call__(self, inputs, context=None, mask=None, **kwargs):
+    def __call__(
+        self, inputs, context=None, mask=None, training=None, **kwargs
+    ):
         # An argument named `mask` is to Keras that of the outputs, too; they
         # are masked as the inputs are, not as another context.
         if context is not None:
             kwargs["context"] = context
         if mask is not None:
             kwargs["mask" if context is None else "context_mask"] = mask
+        if training is not None:
+            kwargs["training"] = training
         return super().__call__(inputs, **kwargs)
+
+    def _project(self, x, kernel):
+        """Projects `(b, *spatial, c)` to `(b, positions, depth)`."""
+        x = ops.reshape(x, (-1, math.prod(ops.shape(x)[1:-1]), x.shape[-1]))
+        # Not `ops.matmul`, which turns float64 into float32 on torch.
+        return ops.einsum("bmc,cd->bmd", x, kernel)
+
+    def _hide(self, context, mask):
+        """Sets what is masked to zero: it may be anything, NaN even."""
+        mask = ops.reshape(
+            ops.cast(mask, "bool"), (-1, *ops.shape(context)[1:-1], 1)
+        )
+        return ops.where(mask, context, 0)
 
     def _add_kernel(self, name, channels, depth, stddev):
         """Adds a projection; `stddev` is of the paper's initializer."""
@@ -90,12 +109,11 @@ class ContextLayer(keras.layers.Layer):
         )
 
     def _add_weight(self, name, shape, initializer, stddev, regularizer):
-        # A clone, because an initializer object repeats its numbers.
-        initializer = (
-            initializer.clone()
-            if initializer
-            else keras.initializers.RandomNormal(stddev=stddev)
-        )
+        if initializer is None:
+            initializer = keras.initializers.RandomNormal(stddev=stddev)
+        elif isinstance(initializer, keras.initializers.Initializer):
+            # A clone, because an initializer object repeats its numbers.
+            initializer = initializer.clone()
         return self.add_weight(
             name=name,
             shape=shape,

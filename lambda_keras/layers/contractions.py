@@ -63,9 +63,8 @@ def content_output(queries, keys, values, mask=None):
     if mask is not None:
         visible = ops.cast(mask, keys.dtype)[:, :, None, None]
         keys = ops.where(visible > 0, keys, LOWEST)
-    # Not `ops.softmax`, which warns of a context of one position and has no
-    # answer for a context of none.
-    highest = ops.stop_gradient(ops.max(keys, axis=1, keepdims=True))
+    # Not `ops.softmax`, which warns of a context of one position.
+    highest = _highest(keys, axis=1, keepdims=True)
     keys = ops.exp(keys - highest)
     if mask is not None:
         keys = keys * visible
@@ -113,10 +112,10 @@ def causal_content_output(queries, keys, values, mask=None):
 
     # The largest key of each chunk, before each chunk, and up to each
     # position.
-    top = ops.stop_gradient(ops.max(keys, axis=2))  # (b, j, k, u)
-    top_before = ops.max(ops.where(before, top[:, None], LOWEST), axis=2)
+    top = _highest(keys, axis=2)  # (b, j, k, u)
+    top_before = _highest(ops.where(before, top[:, None], LOWEST), axis=2)
     within = ops.where(earlier, keys[:, :, None], LOWEST)  # (b,j,n,m,k,u)
-    top_here = ops.stop_gradient(ops.max(within, axis=3))
+    top_here = _highest(within, axis=3)
     top_here = ops.maximum(top_here, top_before[:, :, None])
 
     # Each chunk summed by itself, then the running sums of earlier chunks.
@@ -240,6 +239,16 @@ IMPLEMENTATIONS = {
 }
 
 
+def check_implementation(name: str):
+    """Raises a ValueError unless there is such an implementation."""
+    choices = ("auto", *IMPLEMENTATIONS)
+    if name not in choices:
+        raise ValueError(
+            f"`implementation` must be one of {choices}. "
+            f"Received: implementation={name!r}"
+        )
+
+
 def reachable_taps(
     taps: Sequence[int],
     center: Sequence[int],
@@ -281,6 +290,13 @@ def block_shape(taps, query_shape):
         if isinstance(size, int):
             block[axis] = min(block[axis], size)
     return block, [b + t - 1 for b, t in zip(block, taps)]
+
+
+def _highest(keys, axis, keepdims=False):
+    """Returns the largest key, to subtract: nothing depends on which it is."""
+    # With an initial value an empty batch has a maximum, too.
+    highest = ops.max(keys, axis=axis, keepdims=keepdims, initial=LOWEST)
+    return ops.stop_gradient(highest)
 
 
 def _triangle(size, strict=False):

@@ -10,6 +10,7 @@ from keras import ops
 from lambda_keras.layers import contractions
 from lambda_keras.layers import planning
 from lambda_keras.layers import shapes
+from lambda_keras.layers.arguments import check_normalization
 from lambda_keras.layers.arguments import check_positive
 from lambda_keras.layers.batch_norm import BatchNormalization
 from lambda_keras.layers.context_layer import ContextLayer
@@ -53,7 +54,8 @@ class LambdaLayer(ContextLayer):
             lambda sees. `None` is global: the table is sized by the shape
             that the layer is built with, and serves that size and smaller.
         causal: Boolean. Whether position `n` sees only `m <= n`, in both
-            lambdas; for sequences.
+            lambdas; for sequences. In training the statistics of batch
+            normalization are still those of all positions.
         use_content: Boolean. Whether there are content lambdas.
         use_position: Boolean. Whether there are position lambdas.
         position_bias: Boolean. Whether to add a learned number per key
@@ -88,6 +90,9 @@ class LambdaLayer(ContextLayer):
         training: Boolean. Whether batch normalization uses the batch.
         context_mask: The mask that `context` carries, filled in by Keras;
             used where `mask` is not given.
+        inputs_mask: The mask that `inputs` carry beside a `context`, filled
+            in by Keras: where it is `False`, a query does not count in the
+            batch statistics.
 
     Returns:
         Tensor of shape `(batch, *spatial, output_dim)`, head-major: channel
@@ -99,11 +104,12 @@ class LambdaLayer(ContextLayer):
 
     Attributes:
         query_kernel: `(channels, num_heads * key_dim)`, head-major.
-        key_kernel: `(context_channels, intra_depth * key_dim)`.
+        key_kernel: `(context_channels, intra_depth * key_dim)`, or `None`.
         value_kernel: `(context_channels, intra_depth * value_dim)`.
         position_embeddings: `(*receptive_field, key_dim, intra_depth)`,
-            indexed by context minus query position, zero in the middle.
-        position_bias: `(key_dim,)`.
+            indexed by context minus query position, zero in the middle, or
+            `None`.
+        position_bias: `(key_dim,)`, or `None`.
         query_norm, value_norm: The batch normalizations.
 
     Differences from the paper: `position_bias`, off by default, is not in it.
@@ -169,12 +175,8 @@ class LambdaLayer(ContextLayer):
                 "`position_bias=True` needs `use_position=True`. Received: "
                 "use_position=False"
             )
-        choices = ("auto", *contractions.IMPLEMENTATIONS)
-        if implementation not in choices:
-            raise ValueError(
-                f"`implementation` must be one of {choices}. "
-                f"Received: implementation={implementation!r}"
-            )
+        contractions.check_implementation(implementation)
+        check_normalization(epsilon, momentum)
         self.key_dim = key_dim
         self.intra_depth = intra_depth
         self.causal = causal
@@ -195,6 +197,7 @@ class LambdaLayer(ContextLayer):
             # The scale of attention's logits, folded into the weights.
             (self.key_dim * channels) ** -0.5,
         )
+        self.key_kernel = None
         if self.use_content:
             self.key_kernel = self._add_kernel(
                 "key_kernel",
@@ -208,6 +211,7 @@ class LambdaLayer(ContextLayer):
             self.intra_depth * self.value_dim,
             context_channels**-0.5,
         )
+        self.position_embeddings = None
         if self.use_position:
             taps = table_shape(
                 self.receptive_field, inputs_shape[1:-1], context_shape[1:-1]
@@ -243,11 +247,17 @@ class LambdaLayer(ContextLayer):
         return norm
 
     def call(
-        self, inputs, context=None, mask=None, training=None, context_mask=None
+        self,
+        inputs,
+        context=None,
+        mask=None,
+        training=None,
+        context_mask=None,
+        inputs_mask=None,
     ):
         self._check_shapes(inputs.shape, getattr(context, "shape", None))
         # Queries are padding where the inputs themselves are.
-        query_mask = mask if context is None else None
+        query_mask = mask if context is None else inputs_mask
         mask = context_mask if mask is None else mask
         query_shape = ops.shape(inputs)[1:-1]
         if context is None:
@@ -256,14 +266,15 @@ class LambdaLayer(ContextLayer):
             context_shape = ops.shape(context)[1:-1]
         if mask is not None:
             shapes.check_mask(mask, context)
+            context = self._hide(context, mask)
         positions = math.prod(query_shape), math.prod(context_shape)
 
-        queries = self._project(inputs, self.query_kernel, positions[0])
+        queries = self._project(inputs, self.query_kernel)
         queries = self.query_norm(queries, training=training, mask=query_mask)
         queries = ops.reshape(
             queries, (-1, positions[0], self.num_heads, self.key_dim)
         )
-        values = self._project(context, self.value_kernel, positions[1])
+        values = self._project(context, self.value_kernel)
         values = self.value_norm(values, training=training, mask=mask)
         values = self._split_intra_depth(values, positions[1], self.value_dim)
         if mask is not None:
@@ -272,7 +283,7 @@ class LambdaLayer(ContextLayer):
 
         output = 0
         if self.use_content:
-            keys = self._project(context, self.key_kernel, positions[1])
+            keys = self._project(context, self.key_kernel)
             keys = self._split_intra_depth(keys, positions[1], self.key_dim)
             content = (
                 contractions.causal_content_output
@@ -290,11 +301,6 @@ class LambdaLayer(ContextLayer):
             bias = ops.einsum("bnhk,k->bnh", queries, self.position_bias)
             output = output + bias[..., None]
         return ops.reshape(output, (-1, *query_shape, self.output_dim))
-
-    def _project(self, x, kernel, positions):
-        x = ops.reshape(x, (-1, positions, x.shape[-1]))
-        # Not `ops.matmul`, which turns float64 into float32 on torch.
-        return ops.einsum("bmc,cd->bmd", x, kernel)
 
     def _split_intra_depth(self, x, positions, dim):
         """Splits `(b, m, u * dim)` into `(b, m, dim, u)`."""
@@ -351,7 +357,7 @@ class LambdaLayer(ContextLayer):
             key_dim=self.key_dim,
             value_dim=self.value_dim,
             intra_depth=self.intra_depth,
-            itemsize=2 if "16" in self.compute_dtype else 4,
+            itemsize=_ITEMSIZES.get(self.compute_dtype, 4),
         )
 
     def plan(
@@ -448,6 +454,8 @@ class LambdaLayer(ContextLayer):
             "synchronized": self.synchronized,
         }
 
+
+_ITEMSIZES = {"float16": 2, "bfloat16": 2, "float64": 8}
 
 # The batch size to plan for where it is unknown: embeddings are made once
 # for a batch, so that it matters.

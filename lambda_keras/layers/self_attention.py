@@ -207,10 +207,12 @@ class SelfAttention(ContextLayer):
         if self.scope == "axial":
             return self._attend_along_axes(inputs, mask)
 
-        queries = self._project(inputs, self.query_kernel)
+        queries = self._split_heads(inputs, self.query_kernel)
         queries = queries * self.key_dim**-0.5
-        keys = self._project(context, self.key_kernel)
-        values = self._project(context, self.value_kernel)
+        if mask is not None:
+            context = self._hide(context, mask)
+        keys = self._split_heads(context, self.key_kernel)
+        values = self._split_heads(context, self.value_kernel)
         attention = attend_locally if self.scope == "local" else attend
         output = attention(
             queries, keys, values, self.position_embeddings, mask
@@ -218,10 +220,12 @@ class SelfAttention(ContextLayer):
         shape = ops.shape(inputs)[1:-1]
         return ops.reshape(output, (-1, *shape, self.output_dim))
 
-    def _project(self, x, kernel):
-        x = ops.matmul(x, kernel)
+    def _split_heads(self, x, kernel):
+        """Projects `(b, *spatial, c)` to `(b, *spatial, heads, depth)`."""
         depth = kernel.shape[-1] // self.num_heads
-        return ops.reshape(x, (-1, *ops.shape(x)[1:-1], self.num_heads, depth))
+        sizes = ops.shape(x)[1:-1]
+        x = self._project(x, kernel)
+        return ops.reshape(x, (-1, *sizes, self.num_heads, depth))
 
     def _attend_along_axes(self, x, mask):
         for axis, attention in enumerate(self.axes, start=1):
@@ -274,28 +278,40 @@ class SelfAttention(ContextLayer):
         The windows in which it is computed are larger.
         """
         query_sizes, context_sizes = inputs_shape[1:-1], context_shape[1:-1]
-        positions = math.prod(query_sizes)
         if self.scope == "axial":
-            channels, total = inputs_shape[-1], 0
-            for attention, size in zip(self.axes, query_sizes):
-                lines = positions // size
-                total += lines * attention.flops((None, size, channels))
+            positions, channels, total = (
+                math.prod(query_sizes),
+                inputs_shape[-1],
+                0,
+            )
+            for size in query_sizes:
+                line = self._count_pairs(
+                    [size], [size], channels, channels, [size]
+                )
+                total += positions // size * line
                 channels = self.output_dim
             return total
-
         reach = context_sizes
         if self.scope == "local":
             taps = self._taps(query_sizes, query_sizes)
             reach = [min(t, size) for t, size in zip(taps, query_sizes)]
-        depth = self.num_heads * self.key_dim
-        projections = positions * inputs_shape[-1] * depth
-        projections += (
-            math.prod(context_sizes)
-            * context_shape[-1]
-            * (depth + self.output_dim)
+        return self._count_pairs(
+            query_sizes,
+            context_sizes,
+            inputs_shape[-1],
+            context_shape[-1],
+            reach,
         )
-        pairs = math.prod(reach) * (depth + self.output_dim)
-        return 2 * (projections + positions * (pairs + sum(reach) * depth))
+
+    def _count_pairs(self, queries, context, channels, context_channels, reach):
+        """Counts one attention in which a query reaches `reach` positions."""
+        positions = math.prod(queries)
+        depth = self.num_heads * self.key_dim
+        both = depth + self.output_dim
+        projections = positions * channels * depth
+        projections += math.prod(context) * context_channels * both
+        pairs = math.prod(reach) * both + sum(reach) * depth
+        return 2 * (projections + positions * pairs)
 
     def get_config(self) -> dict:
         return {

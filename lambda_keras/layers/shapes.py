@@ -28,6 +28,8 @@ def check_shapes(
             "`inputs` must have shape (batch, *spatial, channels) with 1, 2 "
             f"or 3 spatial axes. {received}"
         )
+    if 0 in (*inputs_shape[1:], *context_shape[1:]):
+        raise ValueError(f"No axis may be of size 0. {received}")
     if len(context_shape) != len(inputs_shape):
         raise ValueError(
             f"`context` must have the rank of `inputs`. {received}"

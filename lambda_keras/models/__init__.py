@@ -1,6 +1,7 @@
 """Named models, built from specs."""
 
 from lambda_keras.models.flops import count_flops
+from lambda_keras.models.flops import count_parameters
 from lambda_keras.models.imagenet import decode_predictions
 from lambda_keras.models.imagenet import preprocess_input
 from lambda_keras.models.lambda_resnet import AxialAttentionResNet50
@@ -73,6 +74,7 @@ __all__ = [
     "SEResNet420",
     "build_model",
     "count_flops",
+    "count_parameters",
     "decode_predictions",
     "get_spec",
     "preprocess_input",

@@ -1,4 +1,4 @@
-"""Counting the floating point operations of a model."""
+"""Counting what a model consists of and takes."""
 
 import math
 from typing import Any
@@ -15,6 +15,25 @@ _KERNEL_LAYERS = (
     keras.layers.DepthwiseConv1D,
     keras.layers.DepthwiseConv2D,
 )
+
+
+def count_parameters(model: keras.Model) -> int:
+    """Counts the trainable parameters of a model, as papers do.
+
+    `model.count_params()` adds the moving statistics of normalizations.
+
+    Args:
+        model: A model, which may have been built without allocating weights.
+
+    Returns:
+        Integer. The number of trainable parameters.
+
+    Example:
+
+    >>> count_parameters(ResNet50())
+    25613256
+    """
+    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
 def count_flops(model: keras.Model) -> int:
@@ -47,7 +66,9 @@ def _layer_flops(layer: keras.Layer) -> int:
     if isinstance(layer, keras.Model):
         return count_flops(layer)
     if hasattr(layer, "flops"):
-        return layer.flops(layer.input.shape)
+        inputs = layer.input
+        inputs = inputs if isinstance(inputs, list) else [inputs]
+        return layer.flops(*(tensor.shape for tensor in inputs))
     if isinstance(layer, _KERNEL_LAYERS):
         return 2 * math.prod(layer.kernel.shape) * _positions(layer.output)
     if any(len(weight.shape) > 1 for weight in layer.weights):

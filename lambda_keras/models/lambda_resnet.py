@@ -35,8 +35,10 @@ Args:
     classifier_activation: The activation of the classifier; `None` gives
         logits.
     name: The name of the model. Defaults to `"{spec_name}"`.
-    **kwargs: The keyword-only arguments of
-        `lambda_keras.models.build_model`, which says more about all of them.
+    include_preprocessing: Whether the model normalizes its inputs.
+    drop_path_rate, dropout_rate, sync_batch_norm, width, implementation,
+        dtype: As in `lambda_keras.models.build_model`, which says more about
+        all of them.
 
 Returns:
     A `keras.Model`. With the default arguments it has {parameters:.1f} million

@@ -15,6 +15,7 @@ from lambda_keras.layers import LambdaLayer
 from lambda_keras.layers import SelfAttention
 from lambda_keras.layers import SqueezeExcite
 from lambda_keras.layers import StochasticDepth
+from lambda_keras.layers.contractions import check_implementation
 from lambda_keras.models.imagenet import normalization_layer
 from lambda_keras.models.specs import ModelSpec
 from lambda_keras.models.specs import get_spec
@@ -73,7 +74,9 @@ def build_model(
         implementation: How lambda layers contract; see `LambdaLayer`.
         dtype: The dtype policy of the layers. Defaults to the global one.
             Preprocessing, pooling and classifier compute in float32 at
-            least.
+            least. Under `"mixed_float16"` `compile` scales the loss; Keras
+            does not save a model's own policy, so to go on training from a
+            `.keras` file set the global policy before loading it.
 
     Returns:
         A `keras.Model`.
@@ -98,6 +101,13 @@ def build_model(
         get_spec(spec) if isinstance(spec, str) else spec,
         **{key: value for key, value in overrides.items() if value is not None},
     )
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "The models compute with channels last: call "
+            '`keras.config.set_image_data_format("channels_last")`. Received: '
+            f"image_data_format={keras.config.image_data_format()!r}"
+        )
+    check_implementation(implementation)
     _check_head(pooling, classes, classifier_activation)
     _check_weights(weights)
     input_shape = _standardize_input_shape(
@@ -116,8 +126,7 @@ def build_model(
         x = keras.layers.GlobalAveragePooling2D(
             dtype=head_dtype, name="avg_pool"
         )(x)
-        if spec.dropout_rate:
-            x = Dropout(spec.dropout_rate, dtype=head_dtype, name="dropout")(x)
+        x = Dropout(spec.dropout_rate, dtype=head_dtype, name="dropout")(x)
         x = keras.layers.Dense(
             classes,
             activation=classifier_activation,
@@ -132,6 +141,8 @@ def build_model(
         }[pooling]
         x = pool(dtype=head_dtype, name=f"{pooling}_pool")(x)
     model = keras.Model(inputs, x, name=name or spec.name)
+    # `compile` looks here to see whether float16 needs the loss scaled.
+    model.dtype_policy = policy
     if weights is not None:
         _load_weights(model, weights)
     return model
@@ -207,11 +218,13 @@ class _Backbone:
                 dtype=self.policy,
                 name=f"{name}_se",
             )(y)
-        rate = spec.stage_drop_path_rate(stage)
-        if rate:
-            y = StochasticDepth(
-                rate, dtype=self.policy, name=f"{name}_drop_path"
-            )(y)
+        # Also where the rate is 0: Keras files weights by the order of layers,
+        # and a file has to serve at any rate.
+        y = StochasticDepth(
+            spec.stage_drop_path_rate(stage),
+            dtype=self.policy,
+            name=f"{name}_drop_path",
+        )(y)
         if index == 0:
             x = self.shortcut(x, 4 * filters, stride, f"{name}_shortcut")
         x = keras.layers.Add(dtype=self.policy, name=f"{name}_add")([x, y])
@@ -360,8 +373,9 @@ def _load_weights(model, weights):
         raise ValueError(
             f"The file does not hold weights of `{model.name}` with output "
             f"shape {model.output.shape} and {model.count_params():,} "
-            "numbers: `include_top`, `classes` and the spec must be those it "
-            f"was saved with. Received: weights={os.fspath(weights)!r}"
+            "numbers: `include_top`, `classes`, `width` and the spec must be "
+            f"those it was saved with ({str(error).splitlines()[0]}). "
+            f"Received: weights={os.fspath(weights)!r}"
         ) from error
 
 

@@ -1,7 +1,4 @@
-"""The named models as data: one frozen spec each.
-
-Nothing here needs Keras, so that names can be checked before an engine loads.
-"""
+"""The named models as data: one frozen spec each."""
 
 import dataclasses
 import difflib

@@ -51,8 +51,8 @@ class Recipe:
 
     model: str = setting(
         "lambda_resnet_tiny",
-        "The model to train: lambda_resnet_tiny, resnet_tiny, attention_tiny, "
-        "or another name in lambda_keras.models.MODEL_SPECS.",
+        "The model to train: lambda_resnet_tiny, resnet_tiny or "
+        "attention_tiny.",
     )
     dataset: str = setting("digits", "The images to train it on: digits.")
     epochs: int = setting(

@@ -8,8 +8,10 @@ import keras
 
 from lambda_keras.data.dataset import ImageDataset
 from lambda_keras.data.pipeline import evaluation_batches
+from lambda_keras.data.pipeline import steps_per_epoch
 from lambda_keras.data.pipeline import training_batches
 from lambda_keras.data.sources import load_dataset
+from lambda_keras.models import MODEL_SPECS
 from lambda_keras.models import build_model
 from lambda_keras.models import get_spec
 from lambda_keras.training.callbacks import Checkpoints
@@ -51,19 +53,15 @@ def prepare(recipe: Recipe) -> tuple[ImageDataset, keras.Model]:
     """
     dataset = load_dataset(recipe.dataset)
     keras.utils.set_random_seed(recipe.seed)
-    spec = get_spec(recipe.model)
-    try:
-        model = build_model(
-            spec,
-            input_shape=dataset.image_shape,
-            classes=len(dataset.class_names),
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"{spec.name} cannot be trained on {dataset.name}: {error}"
-        ) from error
+    model = build_model(
+        _find_spec(recipe.model, dataset),
+        input_shape=dataset.image_shape,
+        classes=len(dataset.class_names),
+    )
     model.compile(
-        optimizer=build_optimizer(recipe, steps_per_epoch(recipe, dataset)),
+        optimizer=build_optimizer(
+            recipe, steps_per_epoch(dataset.train, recipe.batch_size)
+        ),
         loss=keras.losses.CategoricalCrossentropy(
             label_smoothing=recipe.label_smoothing
         ),
@@ -75,15 +73,23 @@ def prepare(recipe: Recipe) -> tuple[ImageDataset, keras.Model]:
     return dataset, model
 
 
-def steps_per_epoch(recipe: Recipe, dataset: ImageDataset) -> int:
-    """Full batches in one pass over the training images."""
-    count = len(dataset.train.labels)
-    if recipe.batch_size > count:
+def _find_spec(name, dataset):
+    """Looks up a model that takes images with the channels of the data."""
+    fitting = [
+        spec.name
+        for spec in MODEL_SPECS.values()
+        if len(spec.mean) == dataset.image_shape[-1]
+    ]
+    try:
+        spec = get_spec(name)
+    except ValueError:
+        spec = None
+    if spec is None or spec.name not in fitting:
         raise ValueError(
-            f"`batch_size` must be at most {count}, the number of training "
-            f"images. Received: batch_size={recipe.batch_size}"
+            f"`model` must be one of those for images like {dataset.name}: "
+            f"{', '.join(fitting)}. Received: model={name}"
         )
-    return count // recipe.batch_size
+    return spec
 
 
 def fit(
@@ -120,7 +126,7 @@ def fit(
             seed=recipe.seed,
         ),
         epochs=recipe.epochs,
-        steps_per_epoch=steps_per_epoch(recipe, dataset),
+        steps_per_epoch=steps_per_epoch(dataset.train, recipe.batch_size),
         validation_data=evaluation_batches(
             dataset.validation, recipe.batch_size, num_classes
         ),

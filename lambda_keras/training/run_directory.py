@@ -10,10 +10,13 @@ from pathlib import Path
 from lambda_keras.training.recipe import Recipe
 
 
-def default_directory(recipe: Recipe, now: datetime.datetime) -> Path:
+def default_directory(
+    model: str, recipe: Recipe, now: datetime.datetime
+) -> Path:
     """Names a directory under `runs/` by time, model, data set and seed.
 
     Args:
+        model: The name of the model.
         recipe: The settings of the run.
         now: The time when it starts.
 
@@ -22,13 +25,13 @@ def default_directory(recipe: Recipe, now: datetime.datetime) -> Path:
 
     Example:
 
-    >>> default_directory(Recipe(), datetime.datetime(2021, 2, 17, 9, 30))
-    PosixPath('runs/20210217-093000-lambda_resnet_tiny-digits-seed0')
+    >>> now = datetime.datetime(2021, 2, 17, 9, 30)
+    >>> default_directory("resnet_tiny", Recipe(), now)
+    PosixPath('runs/20210217-093000-resnet_tiny-digits-seed0')
     """
     return Path(
         "runs",
-        f"{now:%Y%m%d-%H%M%S}-{recipe.model}-{recipe.dataset}"
-        f"-seed{recipe.seed}",
+        f"{now:%Y%m%d-%H%M%S}-{model}-{recipe.dataset}-seed{recipe.seed}",
     )
 
 
@@ -46,9 +49,10 @@ def run_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: If it is not empty, or cannot be made or written to.
     """
     directory = Path(directory)
-    if directory.is_dir() and any(directory.iterdir()):
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
         raise FileExistsError(
-            f"`output_dir` must be new or empty. Received: {directory}"
+            "`output_dir` must be new or an empty directory. "
+            f"Received: output_dir={directory}"
         )
     missing = [
         path for path in (directory, *directory.parents) if not path.exists()
@@ -75,5 +79,5 @@ def _make_writable(directory):
     except OSError as error:
         raise PermissionError(
             "`output_dir` must be in a directory that can be written to "
-            f"({error.strerror}). Received: {directory}"
+            f"({error.strerror}). Received: output_dir={directory}"
         ) from error

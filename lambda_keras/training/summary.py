@@ -1,6 +1,5 @@
 """What a run measured, with all that it takes to place the figures."""
 
-import math
 import os
 import platform
 from typing import Any
@@ -11,14 +10,6 @@ import sklearn
 import tensorflow as tf
 
 import lambda_keras
-
-
-def count_parameters(model: keras.Model) -> int:
-    """The number of trainable parameters, as papers count them.
-
-    `model.count_params()` has the moving statistics too.
-    """
-    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
 def versions() -> dict[str, str]:

@@ -126,7 +126,7 @@ def test_a_finished_run_is_never_written_over(finished, capsys):
     with pytest.raises(SystemExit) as exit_info:
         cli.main(["train", f"--output_dir={directory}"])
     assert exit_info.value.code == 2
-    assert "must be new or empty" in capsys.readouterr().err
+    assert "must be new or an empty directory" in capsys.readouterr().err
     after = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
     assert after == before
 

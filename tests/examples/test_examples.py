@@ -32,10 +32,10 @@ def percentages(name: str, text: str) -> list[float]:
 
 
 def test_sequential():
-    output = run("sequential", "--epochs=2")
+    output = run("sequential", "--epochs=4")
     assert "lambda_layer (LambdaLayer)" in output
-    # Two of twenty epochs are far from the best, and from the chance of 0.1.
-    assert float(re.search(r"test accuracy (\S+)", output)[1]) > 0.6
+    # 0.95 in a fifth of the epochs, with either of two seeds.
+    assert float(re.search(r"test accuracy (\S+)", output)[1]) > 0.8
 
 
 def test_sequence_copy():
@@ -54,19 +54,15 @@ def test_inspect_lambda_resnet():
 
 
 def test_mixed_precision():
-    output = run("mixed_precision", "--epochs=1", "--images=64")
-    rows = [line.split() for line in output.splitlines()[1:]]
-    assert [row[:5] for row in rows] == [
-        ["float32", "float32", "float32", "float32", "Adam"],
-        ["mixed_bfloat16", "float32", "bfloat16", "float32", "Adam"],
-        [
-            "mixed_float16",
-            "float32",
-            "float16",
-            "float32",
-            "LossScaleOptimizer",
-        ],
-    ]
+    output = run("mixed_precision", "--epochs=1", "--policies=mixed_float16")
+    header, row = map(str.split, output.splitlines())
+    assert dict(zip(header, row, strict=True)).items() >= {
+        ("policy", "mixed_float16"),
+        ("weights", "float32"),
+        ("inside", "float16"),
+        ("output", "float32"),
+        ("optimizer", "LossScaleOptimizer"),
+    }
 
 
 def test_readme_lists_every_example():

@@ -123,3 +123,28 @@ def test_synchronized_is_kept():
 def test_renormalization_is_refused():
     with pytest.raises(ValueError, match=r"not supported\. Received: renorm"):
         BatchNormalization(renorm=True)
+
+
+def test_a_mask_for_the_whole_batch_counts_for_each_example():
+    x = np.random.default_rng(0).normal(size=(4, 6, 3)).astype("float32")
+    mask = np.array([[True, False, True, True, False, True]])
+    one, each = BatchNormalization(), BatchNormalization()
+    np.testing.assert_allclose(
+        as_numpy(one(x, training=True, mask=mask)),
+        as_numpy(each(x, training=True, mask=np.repeat(mask, 4, axis=0))),
+        rtol=1e-6,
+    )
+    for ours, theirs in zip(one.weights, each.weights, strict=True):
+        np.testing.assert_allclose(as_numpy(ours), as_numpy(theirs), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("axis", "shape"), [(-1, (6,)), (-1, (4, 6, 3)), (1, (4, 6))]
+)
+def test_a_mask_of_another_shape_is_refused(axis, shape):
+    x = np.ones((4, 6, 3), "float32")
+    BatchNormalization()(x, training=True, mask=np.ones((4, 6), bool))
+    with pytest.raises(ValueError, match=r"without the channels.*Received: m"):
+        BatchNormalization(axis=axis)(
+            x, training=True, mask=np.ones(shape, bool)
+        )

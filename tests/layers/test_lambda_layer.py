@@ -76,7 +76,6 @@ def test_training_remembers_the_moments_of_what_is_visible():
 
 
 GRADIENT_CASES = {
-    "sequence, u=2": {},
     "sequence, masked context": {},
     "causal, chunks": {},
     "image, blocks": {},

@@ -21,6 +21,8 @@ from tests.reference import as_numpy
         ({"key_dim": 1}, {"key_dim": 0}, "`key_dim` must be a pos"),
         ({"key_dim": 3}, {"key_dim": None}, "`key_dim` must be a pos"),
         ({"intra_depth": 1}, {"intra_depth": 0}, "`intra_depth` must be a pos"),
+        ({"epsilon": 1e-3}, {"epsilon": 0.0}, "`epsilon` must be positive"),
+        ({"momentum": 0.0}, {"momentum": 1.0}, "`momentum` must be at least"),
         (
             {"intra_depth": 2},
             {"intra_depth": "2"},

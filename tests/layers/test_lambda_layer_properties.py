@@ -243,3 +243,75 @@ def test_a_global_table_serves_smaller_inputs():
     smaller = inputs[:, :3, :4]
     for output in run(layer, smaller, list(IMPLEMENTATIONS)):
         assert_close(output, expected(layer, smaller), 1e-10)
+
+
+# The last batch of an evaluation may leave a replica without examples.
+@every_implementation
+@pytest.mark.parametrize("case", ["image, blocks", "causal, chunks"])
+def test_an_empty_batch_has_an_empty_output(case, implementation):
+    layer, inputs, call = prepare(
+        *CASES[case], "float32", implementation=implementation
+    )
+    call = {name: tensor[:0] for name, tensor in call.items()}
+    outputs = compiled(layer)(inputs[:0], **call)
+    assert outputs.shape == (0, *inputs.shape[1:-1], 6)
+
+
+def test_padded_queries_do_not_count_beside_a_context():
+    layer = LambdaLayer(6, 2, 3, receptive_field=3)
+    generator = np.random.default_rng(0)
+    context = generator.normal(size=(2, 5, 3)).astype("float32")
+    x = generator.normal(size=(2, 4, 3)).astype("float32")
+    padded = x.copy()
+    padded[:, 3] = 0
+    layer.build(x.shape, context.shape)
+    masked = keras.layers.Masking(0.0)(padded)
+    layer(masked, context, training=True)
+    mean = as_numpy(layer.query_norm.moving_mean)
+    shown = x[:, :3].reshape(-1, 3) @ as_numpy(layer.query_kernel)
+    expected_mean = (1 - layer.momentum) * shown.mean(axis=0)
+    np.testing.assert_allclose(mean, expected_mean, rtol=1e-5, atol=1e-6)
+
+
+def test_training_is_causal_but_for_the_batch_statistics():
+    layer = LambdaLayer(6, 2, 3, receptive_field=5, causal=True)
+    x = np.random.default_rng(0).normal(size=(1, 6, 3)).astype("float32")
+    changed = x.copy()
+    changed[:, 5] += 1
+    seen = as_numpy(layer(x, training=True))
+    other = as_numpy(layer(changed, training=True))
+    assert np.abs(seen[:, :5] - other[:, :5]).max() > 1e-3
+    # Frozen statistics, those of inference, mix nothing.
+    layer.query_norm.trainable = layer.value_norm.trainable = False
+    seen = as_numpy(layer(x, training=True))
+    other = as_numpy(layer(changed, training=True))
+    np.testing.assert_array_equal(seen[:, :5], other[:, :5])
+
+
+def test_training_may_be_the_fourth_argument():
+    layer = LambdaLayer(6, 2, 3, receptive_field=3)
+    x = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    layer(x)
+    before = as_numpy(layer.query_norm.moving_mean)
+    layer(x, None, None, True)
+    assert np.any(as_numpy(layer.query_norm.moving_mean) != before)
+
+
+def test_initializers_may_be_functions():
+    layer = LambdaLayer(
+        6,
+        receptive_field=3,
+        num_heads=2,
+        kernel_initializer=lambda shape, dtype=None: ops.ones(shape, dtype),
+    )
+    layer.build((None, 4, 3))
+    assert np.all(as_numpy(layer.query_kernel) == 1)
+
+
+@pytest.mark.parametrize("unused", ["use_content", "use_position"])
+def test_weights_that_are_not_used_are_none(unused):
+    layer = LambdaLayer(6, 2, 3, receptive_field=3, **{unused: False})
+    layer.build((None, 4, 3))
+    assert (layer.key_kernel is None) == (unused == "use_content")
+    assert (layer.position_embeddings is None) == (unused == "use_position")
+    assert layer.position_bias is None

@@ -18,9 +18,12 @@ FOLDER = Path(__file__).parent
 def test_passes_on_torch():
     # An engine is fixed for the life of a process. One thread, because the
     # tests of the other engines run beside this one.
+    files = [
+        FOLDER / f"test_{name}.py"
+        for name in ("lambda_layer", "batch_norm", "self_attention")
+    ]
     tests = subprocess.run(
-        [sys.executable, "-m", "pytest", "--dist=no", "-q", "-k", "not float32"]
-        + [FOLDER / "test_lambda_layer.py", FOLDER / "test_batch_norm.py"],
+        [sys.executable, "-m", "pytest", "--dist=no", "-k=not float32", *files],
         cwd=FOLDER.parents[1],
         env={**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -240,7 +240,10 @@ def test_weights_are_read_from_a_file(suffix, tmp_path):
     path = tmp_path / f"model{suffix}"
     model = wake(build_model(SMALL, classes=10))
     model.save(path) if suffix == ".keras" else model.save_weights(path)
-    loaded = build_model(SMALL, classes=10, weights=path)
+    # The rates of stochastic depth and dropout may be others.
+    loaded = build_model(
+        SMALL, classes=10, weights=path, drop_path_rate=0.2, dropout_rate=0.0
+    )
     for ours, theirs in zip(
         loaded.get_weights(), model.get_weights(), strict=True
     ):
@@ -298,3 +301,23 @@ def test_an_exported_model_needs_only_tensorflow(tmp_path):
     loaded = tf.saved_model.load(str(tmp_path / "saved_model"))
     x = images(SMALL)
     np.testing.assert_allclose(loaded.serve(x), outputs(model, x), rtol=1e-5)
+
+
+def test_channels_first_is_refused():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match=r"channels last: call .*_first'"):
+            build_model(SMALL)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+def test_an_unknown_implementation_is_refused_without_lambda_layers_too():
+    with pytest.raises(ValueError, match=r"Received: implementation='fast'"):
+        build_model("resnet_tiny", implementation="fast")
+
+
+@pytest.mark.usefixtures("weightless")
+def test_float16_has_its_loss_scaled():
+    model = build_model(SMALL, dtype="mixed_float16")
+    assert model.dtype_policy.name == "mixed_float16"

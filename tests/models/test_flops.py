@@ -56,3 +56,10 @@ def test_resnet_50_is_what_the_literature_counts():
     # 4.09 billion multiply-adds: torchvision's figure for its ResNet-50,
     # which like ours strides in the 3x3 convolution.
     assert count_flops(model) / 2e9 == pytest.approx(4.09, abs=0.005)
+
+
+def test_a_layer_with_a_context_is_counted_with_it():
+    layer = LambdaLayer(8, receptive_field=3)
+    inputs, context = keras.Input((8, 3)), keras.Input((5, 2))
+    model = keras.Model([inputs, context], layer(inputs, context=context))
+    assert count_flops(model) == layer.flops((None, 8, 3), (None, 5, 2)) > 0

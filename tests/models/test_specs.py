@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import math
 
 import keras
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from lambda_keras.models import MODEL_SPECS
 from lambda_keras.models import build_model
 from lambda_keras.models import count_flops
+from lambda_keras.models import count_parameters
 from lambda_keras.models import get_spec
 
 PAPER_ROWS = [
@@ -21,16 +21,11 @@ PAPER_ROWS = [
 
 
 @pytest.mark.parametrize("name", MODEL_SPECS)
-@pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="shapes are alike on all engines"
-)
 def test_full_size_models_have_the_figures_of_their_spec(name):
     # A model of full size without its weights: nothing is allocated.
     with keras.StatelessScope(initialize_variables=False):
         model = build_model(name)
-    weights = model.trainable_weights
-    parameters = sum(math.prod(weight.shape) for weight in weights)
-    flops = count_flops(model)
+    parameters, flops = count_parameters(model), count_flops(model)
     spec = get_spec(name)
     assert (parameters, flops) == (spec.parameters, spec.flops), (
         f'the line in figures.py is "{name}": ({parameters:_}, {flops:_}),'

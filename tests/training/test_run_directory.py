@@ -9,8 +9,8 @@ from lambda_keras.training.run_directory import run_directory
 
 
 def test_default_name_tells_time_model_data_and_seed():
-    recipe = Recipe(model="resnet_tiny", seed=7)
-    path = default_directory(recipe, datetime.datetime(2021, 2, 17, 9, 5, 1))
+    now = datetime.datetime(2021, 2, 17, 9, 5, 1)
+    path = default_directory("resnet_tiny", Recipe(seed=7), now)
     assert path.as_posix() == "runs/20210217-090501-resnet_tiny-digits-seed7"
 
 
@@ -25,13 +25,15 @@ def test_new_and_empty_directories_are_accepted(name, tmp_path):
 def test_what_could_be_lost_or_not_written_is_refused(tmp_path):
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(FileExistsError, match=r"must be new or empty\. Rec"):
-        with run_directory(tmp_path):
-            pass
-    for path in file, file / "run":
-        with pytest.raises(PermissionError, match=f"Received: {path}$"):
+    for path in tmp_path, file:
+        message = f"new or an empty directory. Received: output_dir={path}$"
+        with pytest.raises(FileExistsError, match=message):
             with run_directory(path):
                 pass
+    path = file / "run"
+    with pytest.raises(PermissionError, match=f"output_dir={path}$"):
+        with run_directory(path):
+            pass
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
