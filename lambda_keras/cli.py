@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from lambda_keras import __version__
+from lambda_keras.commands import FAILED
 from lambda_keras.commands import CommandError
 from lambda_keras.training.recipe import Recipe
 
@@ -80,9 +81,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(_command_help(name, command))
             else:
                 _run(command, parse(command, prefix, arguments[1:]))
+        sys.stdout.flush()
     except CommandError as error:
         print(f"{prefix}: {error}", file=sys.stderr)
         raise SystemExit(error.status) from None
+    except BrokenPipeError:
+        # Who reads has gone, as `| head` does; Python would say so at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(FAILED) from None
     except KeyboardInterrupt as error:
         print(f"\n{prefix}: interrupted{error}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

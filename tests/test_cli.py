@@ -142,6 +142,20 @@ def test_no_engine_is_loaded_for_help_and_mistakes(arguments, status, tmp_path):
     assert process.stderr.count("\n") == (status != 0)
 
 
+def test_a_reader_that_has_gone_is_no_traceback():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lambda_keras", "train", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     name: str | None = setting(None, "A name.")
