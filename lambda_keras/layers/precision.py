@@ -3,8 +3,9 @@
 import keras
 from keras import ops
 
-# Less than any logit, yet finite: differences of it are not NaN.
-LOWEST = -1e30
+# Less than any logit, yet finite: differences of it are not NaN. A power of
+# two, because it must be the same number in float32 and float64.
+LOWEST = -(2.0**99)
 
 
 def at_least_float32(x):
