@@ -23,7 +23,12 @@ from absl import flags
 from lambda_keras import __version__
 from lambda_keras.commands import FAILED
 from lambda_keras.commands import CommandError
+from lambda_keras.settings import Settings
+from lambda_keras.settings import setting
+from lambda_keras.training.recipe import Devices
 from lambda_keras.training.recipe import Recipe
+from lambda_keras.training.recipes import RECIPES
+from lambda_keras.training.recipes import find_recipe
 
 PROGRAM = "lambda-keras"
 # As the shells have it: 128 and the number of the signal.
@@ -40,6 +45,7 @@ class Command:
         settings: A dataclass; each of its fields becomes a flag.
         packages: What must be installed, as import names.
         extra: The extra that installs them.
+        engines: The engines of Keras that it runs on, the default first.
     """
 
     summary: str
@@ -47,6 +53,21 @@ class Command:
     settings: type
     packages: tuple[str, ...]
     extra: str
+    engines: tuple[str, ...] = ("tensorflow",)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeChoice(Settings):
+    """The flags beside those of a `Recipe`, which say what to start from."""
+
+    recipe: str = setting(
+        RECIPES[0],
+        f"Where to start from: {', '.join(RECIPES)}, or the path of a .py file "
+        "like theirs. Other flags change its settings.",
+    )
+    print_recipe: bool = setting(
+        False, "Print all settings, as such a file, and do nothing else."
+    )
 
 
 COMMANDS = {
@@ -56,6 +77,7 @@ COMMANDS = {
         settings=Recipe,
         packages=("tensorflow", "sklearn", "matplotlib"),
         extra="tf",
+        engines=("tensorflow", "jax"),
     ),
 }
 
@@ -66,21 +88,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The arguments after the program's name; by default `sys.argv`'s.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    name = arguments[0] if arguments else "--help"
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     prefix = PROGRAM
     try:
-        if name in ("--help", "-h", "help"):
+        if arguments[0] in ("--help", "-h", "help"):
             print(_overview())
-        elif name == "--version":
+        elif arguments[0] == "--version":
             print(f"{PROGRAM} {__version__}")
         else:
+            name, arguments = _split_command(arguments)
             command = _find_command(name)
             prefix = f"{PROGRAM} {name}"
             if {"--help", "-h", "-help"} & set(arguments):
                 print(_command_help(name, command))
             else:
-                _run(command, parse(command, prefix, arguments[1:]))
+                settings = parse(command, prefix, arguments)
+                if settings is not None:
+                    _run(command, settings)
         sys.stdout.flush()
     except CommandError as error:
         print(f"{prefix}: {error}", file=sys.stderr)
@@ -105,9 +129,9 @@ def parse(
         arguments: The arguments after the command's name.
 
     Returns:
-        An instance of `command.settings`.
+        An instance of `command.settings`, or None if it was to be printed.
     """
-    values = _define_flags(command.settings)
+    values = _define_flags(command)
     try:
         _, *rest = values([prefix, *arguments])
     except flags.Error as error:
@@ -119,14 +143,43 @@ def parse(
     given = {
         field.name: values[field.name].value
         for field in dataclasses.fields(command.settings)
+        if values[field.name].present
     }
     try:
-        return command.settings(**given)
+        if command.settings is not Recipe:
+            return command.settings(**given)
+        recipe = find_recipe(values["recipe"].value, **given)
     except ValueError as error:
         raise CommandError(error) from None
+    if not values["print_recipe"].value:
+        return recipe
+    print(_as_file(recipe))
+    return None
 
 
-def _define_flags(settings: type) -> flags.FlagValues:
+def _as_file(recipe: Recipe) -> str:
+    """Returns a program that `--recipe` takes and that gives this recipe."""
+    return "\n".join(
+        [
+            f"from {Recipe.__module__} import {Recipe.__name__}",
+            "",
+            f"RECIPE = {Recipe.__name__}(",
+            *(f"    {name}={value!r}," for name, value in vars(recipe).items()),
+            ")",
+        ]
+    )
+
+
+def _fields(command: Command) -> list[dataclasses.Field]:
+    """Returns what the command has flags for, those about devices last."""
+    fields = list(dataclasses.fields(command.settings))
+    if command.settings is Recipe:
+        fields = [*dataclasses.fields(RecipeChoice), *fields]
+    devices = {field.name for field in dataclasses.fields(Devices)}
+    return sorted(fields, key=lambda field: field.name in devices)
+
+
+def _define_flags(command: Command) -> flags.FlagValues:
     values = flags.FlagValues()
     # Flags may stand after anything, and nothing else is accepted.
     values.set_gnu_getopt(True)
@@ -136,10 +189,9 @@ def _define_flags(settings: type) -> flags.FlagValues:
         float: flags.DEFINE_float,
         bool: flags.DEFINE_bool,
     }
-    types = typing.get_type_hints(settings)
-    for field in dataclasses.fields(settings):
+    for field in _fields(command):
         # `str | None` is a string without a default.
-        kinds = typing.get_args(types[field.name]) or (types[field.name],)
+        kinds = typing.get_args(field.type) or (field.type,)
         define[kinds[0]](
             field.name,
             field.default,
@@ -147,6 +199,14 @@ def _define_flags(settings: type) -> flags.FlagValues:
             flag_values=values,
         )
     return values
+
+
+def _split_command(arguments: list[str]) -> tuple[str, list[str]]:
+    """Takes the command off the arguments; some have two words."""
+    name, *rest = arguments
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        return f"{name} {rest[0]}", rest[1:]
+    return name, rest
 
 
 def _find_command(name: str) -> Command:
@@ -159,10 +219,10 @@ def _find_command(name: str) -> Command:
 
 def _run(command: Command, settings: typing.Any) -> None:
     """Loads the command's module, and with it the engine; then runs it."""
-    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    if backend != "tensorflow":
+    backend = os.environ.setdefault("KERAS_BACKEND", command.engines[0])
+    if backend not in command.engines:
         raise CommandError(
-            "the engine must be TensorFlow (tf.data, SavedModel). "
+            f"the engine must be {' or '.join(command.engines)}. "
             f"Received: KERAS_BACKEND={backend}"
         )
     missing = [
@@ -224,7 +284,7 @@ def _command_help(name: str, command: Command) -> str:
         f"Usage: {PROGRAM} {name} [--flag=value ...]",
         "",
     ]
-    for field in dataclasses.fields(command.settings):
+    for field in _fields(command):
         default = "" if field.default is None else f"={field.default}"
         lines.append(f"  --{field.name}{default}")
         lines += textwrap.wrap(

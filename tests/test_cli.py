@@ -8,8 +8,9 @@ import pytest
 
 from lambda_keras import __version__
 from lambda_keras import cli
+from lambda_keras.settings import setting
 from lambda_keras.training.recipe import Recipe
-from lambda_keras.training.recipe import setting
+from lambda_keras.training.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,8 +52,54 @@ def test_help_of_a_command_explains_every_flag(capsys):
         (row,) = (line for line in lines if flag == line.split("=")[0].strip())
         if field.default is not None:
             assert row.endswith(f"={field.default}")
-    assert len(lines) <= 40
     assert max(map(len, lines)) < 80
+
+
+def printed_recipe(capsys, *arguments):
+    cli.main(["train", *arguments, "--print_recipe"])
+    return capsys.readouterr().out
+
+
+def as_recipe(program):
+    namespace = {}
+    exec(program, namespace)
+    return namespace["RECIPE"]
+
+
+def test_a_printed_recipe_is_a_recipe_file(capsys, tmp_path):
+    flags = ("--recipe=paper_350ep", "--model=LambdaResNet350", "--noflip")
+    program = printed_recipe(capsys, *flags)
+    recipe = as_recipe(program)
+    assert recipe.model == "LambdaResNet350"
+    assert recipe.dropout_rate == 0.4
+    assert not recipe.flip
+    file = tmp_path / "my_recipe.py"
+    file.write_text(program)
+    again = as_recipe(printed_recipe(capsys, f"--recipe={file}"))
+    assert again == recipe
+    changed = as_recipe(printed_recipe(capsys, f"--recipe={file}", "--seed=7"))
+    assert changed == dataclasses.replace(recipe, seed=7)
+
+
+def test_without_flags_the_recipe_is_the_default_one(capsys):
+    assert as_recipe(printed_recipe(capsys)) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "FileNotFoundError"),
+        ("RECIPE = 1 / 0", "ZeroDivisionError: division by zero"),
+        ("RECIPE = {}", "must be a file that sets RECIPE to a Recipe"),
+    ],
+)
+def test_a_recipe_file_that_is_none(content, message, capsys, tmp_path):
+    file = tmp_path / "recipe.py"
+    if content is not None:
+        file.write_text(content)
+    line = refusal(capsys, "train", f"--recipe={file}")
+    assert message in line
+    assert line.endswith(f"Received: recipe={file}")
 
 
 def test_version(capsys):
@@ -72,6 +119,14 @@ def test_version(capsys):
         (["train", "--epochs=0"], "lambda-keras train: `epochs` must be at"),
         (["train", "--seed=-1"], "`seed` must be from 0 to 2147483647. Rec"),
         (["train", "--learning_rate=nan"], "Received: learning_rate=nan"),
+        (["train", "--recipe=paper"], f"one of: {', '.join(RECIPES)}, or the"),
+        (
+            ["train", "--recipe=paper_350ep", "--model=resnet_34"],
+            "101, 152, 200, 270, 350, 420. Received: model=resnet_34",
+        ),
+        (["train", "--strategy=all"], "one_device, none. Received: strategy="),
+        (["train", "--process_id=0"], "left out unless `strategy` is multiwo"),
+        (["train", "--pseudo_share=0.5"], "unless `pseudo` is given. Receive"),
     ],
 )
 def test_mistakes_in_the_arguments(arguments, message, capsys, empty_directory):
@@ -103,10 +158,10 @@ def test_mistakes_that_take_an_engine_to_see(
 
 
 def test_another_engine_is_refused(capsys, monkeypatch, empty_directory):
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
     line = refusal(capsys, "train")
-    assert "the engine must be TensorFlow" in line
-    assert line.endswith("Received: KERAS_BACKEND=jax")
+    assert "the engine must be tensorflow or jax" in line
+    assert line.endswith("Received: KERAS_BACKEND=torch")
 
 
 def test_missing_packages_are_named(capsys, monkeypatch, empty_directory):
