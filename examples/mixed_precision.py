@@ -39,7 +39,13 @@ def train(policy, digits):
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
-    model.fit(*digits.train, batch_size=64, epochs=_EPOCHS.value, verbose=0)
+    model.fit(
+        digits.train.images,
+        digits.train.labels,
+        batch_size=64,
+        epochs=_EPOCHS.value,
+        verbose=0,
+    )
     return model
 
 
@@ -60,7 +66,9 @@ def main(_):
         start = time.perf_counter()
         model = train(policy, digits)
         seconds = time.perf_counter() - start
-        _, accuracy = model.evaluate(*digits.test, verbose=0)
+        _, accuracy = model.evaluate(
+            digits.test.images, digits.test.labels, verbose=0
+        )
         print(
             ROW.format(
                 policy,

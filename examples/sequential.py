@@ -52,13 +52,16 @@ def main(_):
         metrics=["accuracy"],
     )
     model.fit(
-        *digits.train,
+        digits.train.images,
+        digits.train.labels,
         batch_size=BATCH_SIZE,
         epochs=_EPOCHS.value,
-        validation_data=digits.validation,
+        validation_data=(digits.validation.images, digits.validation.labels),
         verbose=2,
     )
-    _, accuracy = model.evaluate(*digits.test, verbose=0)
+    _, accuracy = model.evaluate(
+        digits.test.images, digits.test.labels, verbose=0
+    )
     print(f"test accuracy {accuracy:.4f}")
 
 

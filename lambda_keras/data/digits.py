@@ -5,12 +5,10 @@ import numpy as np
 from lambda_keras.data.dataset import Affine
 from lambda_keras.data.dataset import ImageDataset
 from lambda_keras.data.dataset import Split
-
-# A constant of the data set, not of a run: runs with different seeds are
-# compared on the same test images.
-SPLIT_SEED = 20210217
-TEST_SHARE = 0.2
-VALIDATION_SHARE = 0.1
+from lambda_keras.data.subsets import SPLIT_SEED
+from lambda_keras.data.subsets import TEST_SHARE
+from lambda_keras.data.subsets import VALIDATION_SHARE
+from lambda_keras.data.subsets import split_by_class
 
 
 def load_digits() -> ImageDataset:
@@ -44,41 +42,3 @@ def load_digits() -> ImageDataset:
         # No flips: a mirrored 2 is no digit.
         augmentation=Affine(shift=0.1, rotation=12.0, zoom=0.12, shear=8.0),
     )
-
-
-def split_by_class(
-    labels: np.ndarray, shares: tuple[float, ...], seed: int
-) -> list[np.ndarray]:
-    """Splits examples at random, every class in the same proportions.
-
-    Args:
-        labels: The class number of each example.
-        shares: The part of each class that each split after the first gets;
-            the first split gets the rest.
-        seed: Integer; the same seed gives the same splits.
-
-    Returns:
-        A list of `len(shares) + 1` sorted index arrays.
-
-    Example:
-
-    >>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
-    >>> [len(part) for part in split_by_class(labels, (0.25, 0.25), seed=0)]
-    [4, 2, 2]
-    """
-    if min(shares) < 0 or sum(shares) >= 1:
-        raise ValueError(
-            "`shares` must be non-negative and leave something to the first "
-            f"split. Received: shares={shares}"
-        )
-    generator = np.random.default_rng(seed)
-    # One split that follows another takes up where the other ended.
-    ends = np.cumsum(shares)
-    parts: list[list[np.ndarray]] = [[] for _ in range(len(shares) + 1)]
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        cuts = np.rint(ends * len(members)).astype(int)
-        *others, rest = np.split(members, cuts)
-        for part, chosen in zip(parts, [rest, *others], strict=True):
-            part.append(chosen)
-    return [np.sort(np.concatenate(part)) for part in parts]

@@ -2,9 +2,6 @@ import numpy as np
 import pytest
 
 from lambda_keras.data.digits import load_digits
-from lambda_keras.data.digits import split_by_class
-from lambda_keras.data.sources import DATASETS
-from lambda_keras.data.sources import load_dataset
 
 
 @pytest.fixture(scope="module")
@@ -57,32 +54,3 @@ def test_the_split_is_the_same_for_everyone(digits):
     # Written down once: figures of other machines and versions compare.
     assert digits.test.labels[:8].tolist() == [4, 9, 0, 1, 2, 1, 4, 6]
     assert digits.test.images.sum(dtype=int) == 1785008
-
-
-def test_split_by_class_is_a_partition_that_the_seed_decides():
-    labels = np.repeat([0, 1, 2], [10, 20, 30])
-    parts = split_by_class(labels, (0.1, 0.2), seed=5)
-    assert sorted(np.concatenate(parts)) == list(range(60))
-    assert [np.bincount(labels[part]).tolist() for part in parts] == [
-        [7, 14, 21],
-        [1, 2, 3],
-        [2, 4, 6],
-    ]
-    for part, again in zip(parts, split_by_class(labels, (0.1, 0.2), seed=5)):
-        np.testing.assert_array_equal(part, again)
-    assert not np.array_equal(
-        parts[2], split_by_class(labels, (0.1, 0.2), seed=6)[2]
-    )
-
-
-@pytest.mark.parametrize("shares", [(0.5, 0.5), (1.2,), (-0.1, 0.2)])
-def test_shares_that_leave_no_first_split(shares):
-    with pytest.raises(ValueError, match="leave something to the first"):
-        split_by_class(np.array([0, 1]), shares, seed=0)
-
-
-def test_data_sets_are_found_by_name(digits):
-    assert load_dataset("digits").name == "digits"
-    assert set(DATASETS) == {"digits"}
-    with pytest.raises(ValueError, match=r"one of: digits\. .*dataset=letters"):
-        load_dataset("letters")

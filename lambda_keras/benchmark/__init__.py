@@ -1,0 +1,1 @@
+"""Measurements, each with what it takes to place its figures."""

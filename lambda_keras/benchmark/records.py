@@ -1,0 +1,181 @@
+"""The record of a measurement: a figure with all that it takes to place it."""
+
+import dataclasses
+import datetime
+import json
+import os
+import statistics
+from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lambda_keras.training import summary
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One figure, from several repeats of the same measurement.
+
+    Args:
+        benchmark: What it is a part of, as `input`.
+        name: What was measured, as `decode`.
+        unit: Of the values, as `images/s/core`.
+        values: One for each repeat.
+        batch_size: Examples that were worked on together.
+        settings: All else that decides the figure: shapes, options, files.
+        device: What it was measured on, and how many of them.
+        versions: Of the software.
+        date: In UTC, as ISO 8601 has it.
+
+    Example:
+
+    >>> record = make_record("input", "read", "images/s", [9.0, 10.0, 12.0], 8)
+    >>> record.value, round(record.spread, 2)
+    (10.0, 0.3)
+    """
+
+    benchmark: str
+    name: str
+    unit: str
+    values: tuple[float, ...]
+    batch_size: int
+    settings: dict[str, Any]
+    device: dict[str, Any]
+    versions: dict[str, str]
+    date: str
+
+    def __post_init__(self):
+        if not self.values:
+            raise ValueError(
+                "`values` must have at least one value. Received: values=()"
+            )
+
+    @property
+    def value(self) -> float:
+        """The median of the repeats."""
+        return statistics.median(self.values)
+
+    @property
+    def spread(self) -> float:
+        """From the least to the greatest, as a part of the median."""
+        return (max(self.values) - min(self.values)) / self.value
+
+    def to_json(self) -> str:
+        """Returns the record as one line, figures first."""
+        head = {"benchmark": self.benchmark, "name": self.name}
+        figures = {"value": self.value, "unit": self.unit}
+        spread = {"spread": round(self.spread, 4)}
+        return json.dumps(
+            {**head, **figures, **spread, **dataclasses.asdict(self)}
+        )
+
+
+def make_record(
+    benchmark: str,
+    name: str,
+    unit: str,
+    values: Sequence[float],
+    batch_size: int,
+    settings: dict[str, Any] | None = None,
+    device: dict[str, Any] | None = None,
+) -> Record:
+    """Makes a record of what was measured here and now.
+
+    Args: as those of `Record`. By default the device is what the engine
+        computes on.
+
+    Returns:
+        A `Record` with the versions and the date.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    return Record(
+        benchmark=benchmark,
+        name=name,
+        unit=unit,
+        values=tuple(map(float, values)),
+        batch_size=batch_size,
+        settings=settings or {},
+        device=device or summary.device(),
+        versions=summary.versions(),
+        date=now.isoformat(timespec="seconds"),
+    )
+
+
+def append_records(
+    path: str | os.PathLike[str], records: Iterable[Record]
+) -> None:
+    """Adds records to a file of one JSON object per line.
+
+    Several processes may do so at a time, and a line that one of them could
+    not finish spoils no other.
+
+    Args:
+        path: The file, which is made if it is not there.
+        records: What to add.
+    """
+    lines = "".join(f"{record.to_json()}\n" for record in records)
+    with open(path, "a+b") as file:
+        # One call of the system, which puts all of it at the end.
+        file.seek(0, os.SEEK_END)
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                lines = f"\n{lines}"
+        file.write(lines.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_records(path: str | os.PathLike[str]) -> list[Record]:
+    """Reads what `append_records` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The records; a line that was not finished is left out.
+    """
+    names = {field.name for field in dataclasses.fields(Record)}
+    records = []
+    for line in Path(path).read_text().splitlines():
+        try:
+            given = json.loads(line)
+        except ValueError:
+            continue
+        kept = {name: given[name] for name in names}
+        records.append(Record(**{**kept, "values": tuple(kept["values"])}))
+    return records
+
+
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[object]]
+) -> str:
+    """Lays out a table in Markdown that also reads well as it is.
+
+    Args:
+        header: The names of the columns, the first of which is text and the
+            others numbers.
+        rows: The cells.
+
+    Returns:
+        Lines without one at the end.
+
+    Example:
+
+    >>> print(markdown_table(["stage", "images/s"], [["read", 120]]))
+    | stage | images/s |
+    |-------|---------:|
+    | read  |      120 |
+    """
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = []
+    for row in cells:
+        first = row[0].ljust(widths[0])
+        others = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+        lines.append(f"| {' | '.join([first, *others])} |")
+    rules = ["-" * (widths[0] + 2)]
+    rules += ["-" * (width + 1) + ":" for width in widths[1:]]
+    lines.insert(1, f"|{'|'.join(rules)}|")
+    return "\n".join(lines)

@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.tf_only
+
+
+def coordinates(height, width):
+    """An image whose red is the column and whose green is the row."""
+    rows, columns = np.indices((height, width))
+    return np.stack([columns, rows, 0 * rows], axis=-1).astype("uint8")
+
+
+def encode(image, kind="png"):
+    import tensorflow as tf
+
+    if kind == "png":
+        return tf.io.encode_png(image)
+    return tf.io.encode_jpeg(image, quality=100, chroma_downsampling=False)
+
+
+def random_crop(encoded, seed, image_size=64, area_min=0.08):
+    from lambda_keras.data.crop import decode_random_crop
+
+    return decode_random_crop(encoded, seed, image_size, area_min).numpy()
+
+
+def center_crop(encoded, image_size):
+    from lambda_keras.data.crop import decode_center_crop
+
+    return decode_center_crop(encoded, image_size).numpy()
+
+
+def window(crop):
+    """The first column and row that a crop of `coordinates` shows, and size."""
+    size = crop.shape[0]
+    # In a linear image bilinear values are exact, but at the border.
+    inner = crop[size // 4 : -size // 4, size // 4 : -size // 4].astype(float)
+    found = []
+    for channel, axis in (0, 1), (1, 0):
+        line = inner[..., channel].mean(axis=1 - axis)
+        step = (line[-1] - line[0]) / (len(line) - 1)
+        # Pixel n shows (n + 1/2) * step - 1/2 from the beginning.
+        found.append((line[0] - (size // 4 + 0.5) * step + 0.5, size * step))
+    return found
+
+
+def expected_resize(image, size):
+    """Bilinear between the centres of pixels, and constant beyond them."""
+
+    def weights(count):
+        places = (np.arange(size) + 0.5) * count / size - 0.5
+        places = np.clip(places, 0, count - 1)
+        first = np.minimum(np.floor(places).astype(int), max(count - 2, 0))
+        matrix = np.zeros((size, count))
+        matrix[np.arange(size), first] = 1 - (places - first)
+        matrix[np.arange(size), np.minimum(first + 1, count - 1)] += (
+            places - first
+        )
+        return matrix
+
+    rows, columns = (weights(count) for count in image.shape[:2])
+    image = np.moveaxis(image.astype(float), -1, 0)
+    return np.moveaxis(rows @ image @ columns.T, 0, -1)
+
+
+@pytest.mark.parametrize("area_min", [0.08, 0.5])
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_random_crops_are_within_their_bounds(kind, area_min):
+    encoded, shown = encode(coordinates(150, 200), kind), []
+    for seed in range(60):
+        crop = random_crop(encoded, [seed, 1], area_min=area_min)
+        (left, width), (top, height) = window(crop)
+        # Whole pixels, to about the one that rounding and a border cost
+        assert -1.5 < left and left + width < 201.5
+        assert -1.5 < top and top + height < 151.5
+        assert 3 / 4 - 0.06 < width / height < 4 / 3 + 0.06
+        shown.append(width * height / (150 * 200))
+    assert area_min - 0.02 < min(shown) < area_min + 0.15
+    assert 0.75 < max(shown) < 1.02
+
+
+def test_one_operation_shows_what_two_would():
+    import tensorflow as tf
+
+    from lambda_keras.data.crop import ASPECT_RATIOS
+
+    image = coordinates(150, 200)
+    for seed in range(5):
+        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+            image.shape,
+            tf.zeros((0, 0, 4)),
+            [seed, 3],
+            min_object_covered=0.0,
+            aspect_ratio_range=ASPECT_RATIOS,
+            area_range=(0.08, 1.0),
+            max_attempts=10,
+            use_image_if_no_bounding_boxes=True,
+        )
+        for kind in "png", "jpeg":
+            encoded = encode(image, kind)
+            decoded = tf.io.decode_image(encoded)
+            part = tf.slice(decoded, begin, [*size[:2], 3]).numpy()
+            np.testing.assert_allclose(
+                random_crop(encoded, [seed, 3]),
+                expected_resize(part, 64),
+                atol=0.51,
+            )
+
+
+def test_the_seed_decides():
+    encoded = encode(coordinates(150, 200), "jpeg")
+    first = random_crop(encoded, [1, 2])
+    np.testing.assert_array_equal(first, random_crop(encoded, [1, 2]))
+    for seed in [1, 3], [2, 2]:
+        assert not np.array_equal(first, random_crop(encoded, seed))
+
+
+def test_an_image_with_no_such_part_shows_its_centre():
+    image = coordinates(12, 240)
+    # 8 % of it is 3 times as wide as it is high.
+    encoded = encode(image)
+    crop = random_crop(encoded, [0, 0], image_size=8)
+    np.testing.assert_array_equal(crop, center_crop(encoded, 8))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+@pytest.mark.parametrize(
+    ("shape", "image_size", "side"),
+    [
+        ((150, 200), 224, 131),  # 7/8 of 150
+        ((200, 150), 224, 131),
+        ((100, 100), 448, 93),  # 448/480 of 100
+        ((80, 64), 32, 56),  # not 32/64 of 64
+        ((1, 1), 32, 1),
+    ],
+)
+def test_center_crop_against_a_slice(shape, image_size, side, kind):
+    import tensorflow as tf
+
+    encoded = encode(coordinates(*shape), kind)
+    image = tf.io.decode_image(encoded).numpy()
+    top, left = ((length - side + 1) // 2 for length in shape)
+    expected = expected_resize(
+        image[top : top + side, left : left + side], image_size
+    )
+    np.testing.assert_allclose(
+        center_crop(encoded, image_size), expected, atol=0.51
+    )
