@@ -65,6 +65,14 @@ def test_mixed_precision():
     }
 
 
+@pytest.mark.slow
+def test_pseudo_labels(tmp_path):
+    output = run("pseudo_labels", f"--output_dir={tmp_path}")
+    assert output.count("$ lambda-keras pseudo_label ") == 3
+    print(output)
+    assert float(re.search(r"margin: (\S+) points over", output)[1]) > 0
+
+
 def test_readme_lists_every_example():
     readme = (EXAMPLES / "README.md").read_text()
     listed = re.findall(r"^- \[`(\w+)\.py`\]\(\1\.py\): ", readme, re.MULTILINE)
