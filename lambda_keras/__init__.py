@@ -59,3 +59,6 @@ if not _is_command_line():
     from lambda_keras.models import LambdaResNet350
     from lambda_keras.models import LambdaResNet420
     from lambda_keras.models import build_model
+
+    # Registers the optimizers of saved models.
+    from lambda_keras.training import optimization as _optimization  # noqa: F401

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from lambda_keras import __version__
+from lambda_keras.benchmark.settings import InputBenchmark
 from lambda_keras.commands import FAILED
 from lambda_keras.commands import CommandError
 from lambda_keras.settings import Settings
@@ -29,6 +30,8 @@ from lambda_keras.training.recipe import Devices
 from lambda_keras.training.recipe import Recipe
 from lambda_keras.training.recipes import RECIPES
 from lambda_keras.training.recipes import find_recipe
+from lambda_keras.training.settings import EvaluateSettings
+from lambda_keras.training.settings import PseudoLabelSettings
 
 PROGRAM = "lambda-keras"
 # As the shells have it: 128 and the number of the signal.
@@ -78,6 +81,29 @@ COMMANDS = {
         packages=("tensorflow", "sklearn", "matplotlib"),
         extra="tf",
         engines=("tensorflow", "jax"),
+    ),
+    "evaluate": Command(
+        summary="Measures a checkpoint or a SavedModel on images.",
+        module="lambda_keras.commands.evaluate",
+        settings=EvaluateSettings,
+        packages=("tensorflow", "sklearn"),
+        extra="tf",
+        engines=("tensorflow", "jax"),
+    ),
+    "pseudo_label": Command(
+        summary="Labels images with a trained model, to train another one.",
+        module="lambda_keras.commands.pseudo_label",
+        settings=PseudoLabelSettings,
+        packages=("tensorflow", "sklearn", "matplotlib"),
+        extra="tf",
+        engines=("tensorflow", "jax"),
+    ),
+    "benchmark input": Command(
+        summary="Measures how fast images are read, decoded and augmented.",
+        module="lambda_keras.commands.benchmark_input",
+        settings=InputBenchmark,
+        packages=("tensorflow", "sklearn", "matplotlib"),
+        extra="tf",
     ),
 }
 
@@ -269,7 +295,7 @@ def _overview() -> str:
         "",
         f"Usage: {PROGRAM} COMMAND [--flag=value ...]",
         "",
-        *(f"  {name:8} {item.summary}" for name, item in COMMANDS.items()),
+        *(f"  {name:16} {item.summary}" for name, item in COMMANDS.items()),
         "",
         f"{PROGRAM} COMMAND --help explains its flags, and",
         f"{PROGRAM} --version prints the version.",

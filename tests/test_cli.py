@@ -139,7 +139,7 @@ def test_mistakes_in_the_arguments(arguments, message, capsys, empty_directory):
         (["--model=lambda_resnet_tny"], "attention_tiny. Received: model=lam"),
         (["--model=resnet_50"], "images like digits: resnet_tiny, lambda_re"),
         (["--model=../x"], "attention_tiny. Received: model=../x"),
-        (["--dataset=letters"], "must be one of: digits. Received: dataset=l"),
+        (["--dataset=letters"], "tfrecord:PATH. Received: dataset=letters"),
         (["--batch_size=1259"], "`batch_size` must be from 1 to 1258, the num"),
         # Under a file there can be no directory, not even for root.
         ([f"--output_dir={__file__}/run"], "`output_dir` must be in a"),

@@ -28,6 +28,7 @@ ROOMS = {
     "data": set(),
     "training": {"layers", "models", "data"},
     "serving": {"layers", "models", "data"},
+    "benchmark": {"layers", "models", "data", "training"},
 }
 ALL_ROOMS = {*ROOMS, "cli", "commands"}
 
