@@ -13,6 +13,7 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary path lies in a hidden directory beside `path`, so that the
     rename stays within one file system. When the block fails, nothing is left.
+    What is renamed is on the disk, also if the machine is switched off then.
 
     Args:
         path: The file or directory to write. An existing file is replaced.
@@ -30,4 +31,15 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     ) as directory:
         temporary = Path(directory) / path.name
         yield temporary
+        for file in (temporary, *temporary.rglob("*")):
+            if file.is_file():
+                _write_through(file)
         os.replace(temporary, path)
+
+
+def _write_through(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,33 +1,54 @@
 """`lambda-keras train`: from a data set to a SavedModel whose word is right."""
 
+import contextlib
 import datetime
 import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from lambda_keras.commands import FAILED
 from lambda_keras.commands import STARTED_AT
 from lambda_keras.commands import CommandError
-from lambda_keras.data.dataset import ImageDataset
+from lambda_keras.data.dataset import Split
+from lambda_keras.data.pipeline import evaluation_batches
 from lambda_keras.files import write_aside
 from lambda_keras.models import count_parameters
 from lambda_keras.serving.saved_model import Agreement
 from lambda_keras.serving.saved_model import SavedModelError
 from lambda_keras.serving.saved_model import check_saved_model
+from lambda_keras.serving.saved_model import export_file
 from lambda_keras.serving.saved_model import export_saved_model
 from lambda_keras.training import run as training
 from lambda_keras.training import summary
+from lambda_keras.training.checkpoints import CheckpointError
+from lambda_keras.training.checkpoints import list_checkpoints
 from lambda_keras.training.picture import draw_run
+from lambda_keras.training.preparation import Prepared
+from lambda_keras.training.preparation import prepare
+from lambda_keras.training.processes import count_processes
+from lambda_keras.training.processes import gather
 from lambda_keras.training.recipe import Recipe
+from lambda_keras.training.run_directory import RECIPE
+from lambda_keras.training.run_directory import SUMMARY
 from lambda_keras.training.run_directory import default_directory
 from lambda_keras.training.run_directory import run_directory
+from lambda_keras.training.stopping import Stopped
+from lambda_keras.training.stopping import StopRequest
+
+# As the shells have it: 128 and the number of the signal.
+TERMINATED = 128 + signal.SIGTERM
+# How many test images are drawn and compared with the SavedModel's word.
+SAMPLE = 400
 
 
 def run(recipe: Recipe) -> None:
@@ -37,110 +58,243 @@ def run(recipe: Recipe) -> None:
         recipe: The settings.
     """
     try:
-        dataset, model = training.prepare(recipe)
-        directory = Path(
-            recipe.output_dir
-            or default_directory(model.name, recipe, datetime.datetime.now())
-        ).expanduser()
-        with run_directory(directory):
-            # From here on an error is no mistake in the arguments.
-            try:
-                _train(recipe, dataset, model, directory)
-            except (FloatingPointError, SavedModelError, OSError) as error:
-                raise CommandError(error, status=FAILED) from None
-            except KeyboardInterrupt:
-                kept = sorted(path.name for path in directory.glob("[!.]*"))
-                where = f"; {directory} keeps {', '.join(kept)}" if kept else ""
-                raise KeyboardInterrupt(where) from None
-    # `expanduser` raises a RuntimeError for a user that there is not.
-    except (ValueError, OSError, RuntimeError) as error:
-        raise CommandError(error) from None
+        _run(recipe)
+        # The others stay as long as the first one has something to do.
+        gather(0)
+    except BaseException as error:
+        if count_processes() > 1 and not _is_by_all(error):
+            _leave(error)
+        raise
 
 
-def _train(recipe, dataset, model, directory):
-    print(
-        f"{model.name} ({count_parameters(model):,} parameters) on "
-        f"{recipe.dataset}: {len(dataset.train.labels):,} images to train on, "
-        f"{len(dataset.validation.labels)} to choose by, "
-        f"{len(dataset.test.labels)} to report on.\n"
+def _is_by_all(error):
+    stopped = error.__context__
+    return isinstance(stopped, Stopped) and stopped.by_all
+
+
+def _leave(error):
+    """Ends this process, which others may wait for, at once.
+
+    At a normal end, JAX would wait for them for minutes.
+    """
+    if isinstance(error, CommandError):
+        print(f"lambda-keras train: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    sys.stderr.flush()
+    os._exit(getattr(error, "status", FAILED))
+
+
+def _run(recipe):
+    with contextlib.ExitStack() as stack:
+        try:
+            prepared = prepare(recipe)
+            directory = _find_directory(recipe, prepared)
+            # One process of several writes; all of them read.
+            if prepared.distribution.is_chief:
+                stack.enter_context(run_directory(directory, recipe))
+        except (ValueError, OSError) as error:
+            raise CommandError(error) from None
+        # From here on an error is no mistake in the arguments.
+        try:
+            stack.enter_context(StopRequest().listening())
+            _train(prepared, directory)
+        except (
+            FloatingPointError,
+            CheckpointError,
+            SavedModelError,
+            # Of files, a full disk, or images that cannot be read.
+            OSError,
+        ) as error:
+            raise CommandError(
+                f"{error}{_last_checkpoint(directory)}", status=FAILED
+            ) from None
+        except KeyboardInterrupt as error:
+            raise _interruption(error, directory) from None
+
+
+def _find_directory(recipe, prepared):
+    if recipe.output_dir is None and recipe.strategy == "multiworker":
+        raise ValueError(
+            "`output_dir` must be given to several processes, as a directory "
+            "that all of them see. Received: output_dir=None"
+        )
+    if "://" in (recipe.output_dir or ""):
+        raise ValueError(
+            "`output_dir` must be a directory of this machine, which may be a "
+            f"mounted bucket. Received: output_dir={recipe.output_dir}"
+        )
+    directory = Path(
+        recipe.output_dir
+        or default_directory(
+            prepared.model.name, recipe, datetime.datetime.now()
+        )
     )
-    fitted = training.fit(
-        recipe,
-        dataset,
-        model,
-        directory,
-        # A bar redraws itself, which only a terminal shows as a bar.
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
+    try:
+        return directory.expanduser()
+    # For a user that there is not.
+    except RuntimeError as error:
+        raise ValueError(f"{error} Received: output_dir={directory}") from error
+
+
+def _last_checkpoint(directory):
+    found = list_checkpoints(directory / "checkpoints")
+    return f"; the last good checkpoint is {found[0]}" if found else ""
+
+
+def _interruption(error, directory):
+    """What to raise for a run that was stopped: what it keeps, in a line."""
+    kept = sorted({path.name for path in directory.glob("[!.]*")} - {RECIPE})
+    where = f"; {directory} keeps {', '.join(kept)}" if kept else ""
+    if list_checkpoints(directory / "checkpoints"):
+        flag = f"--output_dir={shlex.quote(str(directory))}"
+        where += f"; the same command with {flag} goes on from there"
+    if isinstance(error, Stopped) and error.signal_number == signal.SIGTERM:
+        return CommandError(f"stopped by SIGTERM{where}", status=TERMINATED)
+    return KeyboardInterrupt(where)
+
+
+def _train(prepared, directory):
+    recipe, dataset = prepared.recipe, prepared.dataset
+    is_chief = prepared.distribution.is_chief
+    if is_chief:
+        _announce(prepared)
+    # A bar redraws itself, which only a terminal shows as a bar.
+    verbose = 1 if sys.stdout.isatty() else 2
+    fitted = training.fit(prepared, directory, verbose=is_chief and verbose)
+    if fitted is None:
+        return
+    with prepared.reading():
+        test = _sample(prepared)
     predictions = fitted.model.predict(
-        dataset.test.images.astype("float32"), verbose=0
+        test.images, batch_size=recipe.batch_size, verbose=0
     )
-    device = summary.device()
+    device = summary.device(prepared.distribution.num_replicas)
     agreement, failure = None, None
     try:
-        agreement = export_saved_model(
-            fitted.model,
-            directory / "saved_model",
-            check=lambda saved_model: check_saved_model(
-                saved_model,
-                dataset.test.images,
-                predictions,
-                # The check runs on the processor. A GPU multiplies float32
-                # with ten bits of mantissa (TF32) unless it is told otherwise.
-                tolerance=1e-4 if device["kind"] == "CPU" else 1e-2,
-            ),
-        )
+        agreement = _export(prepared, fitted, directory, test, predictions)
     except SavedModelError as error:
         failure = error  # What was measured is kept first.
-    report = _report(recipe, dataset, fitted, predictions, agreement, device)
+    report = _report(prepared, fitted, agreement, device)
     draw_run(
         directory / "results.png",
         f"{report['model']} on {recipe.dataset}: "
         f"test accuracy {report['test_accuracy']:.4f}",
         fitted.history,
-        fitted.best_epoch,
-        dataset.test,
+        fitted.record.best_epoch,
+        test,
         predictions,
         dataset.class_names,
+        is_part=len(dataset.test) > SAMPLE,
     )
     report["seconds"]["all"] = round(time.monotonic() - STARTED_AT, 1)
     # Last: a run that has a summary is complete.
-    with write_aside(directory / "summary.json") as temporary:
+    with write_aside(directory / SUMMARY) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     if failure:
         raise failure
     _print(report, agreement, directory)
 
 
+def _announce(prepared):
+    recipe, dataset = prepared.recipe, prepared.dataset
+    print(
+        f"{prepared.model.name} ({count_parameters(prepared.model):,} "
+        f"parameters) on {recipe.dataset}: {len(dataset.train):,} images to "
+        f"train on, {len(dataset.validation):,} to choose by, "
+        f"{len(dataset.test):,} to report on."
+    )
+    for note in dataset.notes:
+        print(note)
+    if recipe.weights:
+        fresh = ", ".join(prepared.fresh) or "nothing"
+        print(f"Starts from {recipe.weights}; {fresh} starts anew.")
+    if prepared.distribution.name not in ("none", "auto"):
+        print(f"On {prepared.distribution.describe()}.")
+    print()
+
+
+def _sample(prepared):
+    """Decodes the first test images, and leaves out what cannot be read."""
+    part = prepared.dataset.test.part(0, SAMPLE)
+    batches = evaluation_batches(
+        part,
+        prepared.preprocessing,
+        min(len(part), prepared.recipe.batch_size),
+        len(prepared.dataset.class_names),
+        bad_images=prepared.bad_images["test"],
+    )
+    images, labels, weights = map(np.concatenate, zip(*batches))
+    is_there = weights > 0
+    return Split(
+        images[is_there].astype("float32"), labels[is_there].argmax(axis=-1)
+    )
+
+
+def _export(prepared, fitted, directory, test, predictions):
+    target = directory / "saved_model"
+    # An earlier process may have been stopped between this and the summary.
+    shutil.rmtree(target, ignore_errors=True)
+    is_exact = (
+        summary.device()["kind"] == "CPU"
+        and prepared.recipe.precision == "float32"
+    )
+
+    def check(saved_model):
+        # The check runs on the processor. A GPU multiplies float32 with ten
+        # bits of mantissa (TF32) unless it is told otherwise, and bfloat16
+        # has seven: then it is for the class, where that is clear.
+        return check_saved_model(
+            saved_model,
+            test.images,
+            predictions,
+            tolerance=1e-4 if is_exact else 0.1,
+        )
+
+    if (
+        keras.backend.backend() != "tensorflow"
+        or prepared.distribution.name == "tpu"
+    ):
+        return export_file(directory / "best.keras", target, check)
+    return export_saved_model(fitted.model, target, check)
+
+
 def _report(
-    recipe: Recipe,
-    dataset: ImageDataset,
+    prepared: Prepared,
     fitted: training.Fitted,
-    predictions: np.ndarray,
     agreement: Agreement | None,
     device: dict[str, Any],
 ) -> dict[str, Any]:
-    right = predictions.argmax(axis=-1) == dataset.test.labels
-    best = fitted.best_epoch - 1
+    recipe, dataset, record = prepared.recipe, prepared.dataset, fitted.record
+    best = record.history[record.best_epoch - 1]
+    accuracy, speed = fitted.test["accuracy"], fitted.images_per_second
+    images = {
+        name: len(getattr(dataset, name))
+        for name in ("train", "validation", "test")
+    }
     return {
         "model": fitted.model.name,
         "dataset": recipe.dataset,
+        "class_names": list(dataset.class_names),
         "seed": recipe.seed,
-        "test_accuracy": round(float(right.mean()), 6),
-        "test_errors": int((~right).sum()),
-        "validation_accuracy": round(fitted.history["val_accuracy"][best], 6),
-        "best_epoch": fitted.best_epoch,
-        "images": {
-            name: len(getattr(dataset, name).labels)
-            for name in ("train", "validation", "test")
-        },
+        "test_accuracy": round(accuracy, 6),
+        "test_errors": round((1 - accuracy) * images["test"]),
+        "validation_accuracy": round(best["val_accuracy"], 6),
+        "best_epoch": record.best_epoch,
+        "images": images,
+        "bad_images": sum(map(len, prepared.bad_names().values())),
         "parameters": count_parameters(fitted.model),
-        "seconds": {"fit": round(fitted.seconds, 1)},
+        "seconds": {"fit": round(record.seconds, 1)},
+        "images_per_second_per_device": speed and round(speed, 1),
+        "resumed": record.resumed,
         "saved_model": agreement
         and {
             "same_class": agreement.same_class,
             "largest_difference": agreement.largest_difference,
         },
+        "strategy": prepared.distribution.name,
+        "replicas": prepared.distribution.num_replicas,
         "device": device,
         "versions": summary.versions(),
         "recipe": vars(recipe),
@@ -149,11 +303,6 @@ def _report(
 
 def _print(report, agreement, directory):
     device, seconds = report["device"], report["seconds"]
-    others = [
-        name
-        for name in ("lambda_resnet_tiny", "resnet_tiny", "attention_tiny")
-        if name != report["model"]
-    ]
     print(
         f"""
 Test accuracy {report["test_accuracy"]:.4f}: {report["test_errors"]} of \
@@ -175,10 +324,20 @@ the largest difference of a probability is {agreement.largest_difference:.1g}.
 
 Next:"""
     )
-    flags = [f"--model={name}" for name in others]
-    flags.append(f"--model={report['model']} --seed={report['seed'] + 1}")
-    for choice in flags:
-        print(f"  {_program()} train {choice}")
+    for command in _suggestions(report, directory):
+        print(f"  {_program()} {command}")
+
+
+def _suggestions(report, directory):
+    if report["dataset"] != "digits":
+        return [f"evaluate --model={shlex.quote(str(directory))}"]
+    others = [
+        f"train --model={name}"
+        for name in ("lambda_resnet_tiny", "resnet_tiny", "attention_tiny")
+        if name != report["model"]
+    ]
+    again = f"train --model={report['model']} --seed={report['seed'] + 1}"
+    return [*others, again]
 
 
 def _program():

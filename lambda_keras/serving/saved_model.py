@@ -14,8 +14,9 @@ import numpy as np
 
 from lambda_keras.files import write_aside
 
-# Only its path: the program is for another process.
+# Only their paths: the programs are for other processes.
 PREDICT_PROGRAM = Path(__file__).with_name("predict_saved_model.py")
+EXPORT_PROGRAM = Path(__file__).with_name("export_saved_model.py")
 
 
 def export_saved_model(
@@ -47,6 +48,36 @@ def export_saved_model(
                     shape=(None, *model.input_shape[1:]), dtype="float32"
                 )
             ],
+        )
+        return check(temporary) if check else None
+
+
+def export_file(
+    path: str | os.PathLike[str],
+    directory: str | os.PathLike[str],
+    check: Callable[[Path], Any] | None = None,
+) -> Any:
+    """Writes the model of a `.keras` file as a SavedModel, in a new process.
+
+    For engines other than TensorFlow, and for a model that was trained on a
+    TPU, which the new process does not see.
+
+    Args:
+        path: A file that `keras.Model.save` wrote, whatever the engine.
+        directory: Where to write; it must not exist or be empty.
+        check: As in `export_saved_model`.
+
+    Returns:
+        What `check` returns, if it is given.
+
+    Raises:
+        SavedModelError: If the process fails.
+    """
+    with write_aside(directory) as temporary:
+        _run_elsewhere(
+            EXPORT_PROGRAM,
+            [path, temporary],
+            f"The model in {path} must be one that TensorFlow can export.",
         )
         return check(temporary) if check else None
 
@@ -149,27 +180,37 @@ def _predict_elsewhere(directory, images):
     with tempfile.TemporaryDirectory() as scratch:
         inputs, outputs = Path(scratch, "in.npy"), Path(scratch, "out.npy")
         np.save(inputs, images)
-        process = subprocess.run(
-            [
-                sys.executable,
-                # Keeps the script's own directory off the module path.
-                "-P",
-                PREDICT_PROGRAM,
-                os.fspath(directory),
-                inputs,
-                outputs,
-            ],
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-            capture_output=True,
-            text=True,
-            errors="replace",
+        _run_elsewhere(
+            PREDICT_PROGRAM,
+            [directory, inputs, outputs],
+            f"The SavedModel in {directory} must load in a process without "
+            "Keras.",
         )
-        if process.returncode != 0:
-            raise SavedModelError(
-                f"The SavedModel in {directory} must load in a process "
-                f"without Keras. Received: {_last_line(process.stderr)}"
-            )
         return np.load(outputs)
+
+
+def _run_elsewhere(program, arguments, expectation):
+    """Runs a program on TensorFlow and the processor, whatever is used here."""
+    process = subprocess.run(
+        # -P keeps the script's own directory off the module path.
+        [sys.executable, "-P", program, *map(os.fspath, arguments)],
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "tensorflow",
+            "CUDA_VISIBLE_DEVICES": "-1",
+            # Flags of the engine here, unknown ones of which end TensorFlow.
+            "XLA_FLAGS": "",
+            # This package, also where it is not installed.
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        },
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    if process.returncode != 0:
+        raise SavedModelError(
+            f"{expectation} Received: {_last_line(process.stderr)}"
+        )
 
 
 def _last_line(text):

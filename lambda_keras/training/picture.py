@@ -1,6 +1,7 @@
 """The picture of a run: learning curves and test images with predictions."""
 
 import logging
+import math
 import os
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ def draw_run(
     test: Split,
     predictions: np.ndarray,
     class_names: Sequence[str],
+    is_part: bool = False,
 ) -> None:
     """Writes a PNG of 1400 by 700 pixels.
 
@@ -44,13 +46,18 @@ def draw_run(
         test: The test images and their classes.
         predictions: The model's probabilities for them.
         class_names: One name per class.
+        is_part: Whether these are only the first of the test images.
     """
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=13)
     columns = figure.add_gridspec(1, 2, width_ratios=(1, 1.35))
     _draw_curves(figure.add_subfigure(columns[0]), history, best_epoch)
     draw_images(
-        figure.add_subfigure(columns[1]), test, predictions, class_names
+        figure.add_subfigure(columns[1]),
+        test,
+        predictions,
+        class_names,
+        is_part,
     )
     with write_aside(path) as temporary:
         FigureCanvasAgg(figure).print_png(temporary)
@@ -87,6 +94,7 @@ def draw_images(
     test: Split,
     predictions: np.ndarray,
     class_names: Sequence[str],
+    is_part: bool = False,
 ) -> None:
     """Draws a grid of test images with predictions, the wrong ones first.
 
@@ -97,22 +105,33 @@ def draw_images(
     # Stable, so that the rest stay in their order.
     shown = np.argsort(~wrong, kind="stable")[: ROWS * COLUMNS]
     figure.suptitle(
-        f"Predictions: {wrong.sum()} of {len(wrong)} test images are wrong",
+        f"Predictions: {wrong.sum()} of {'the first ' * is_part}{len(wrong)} "
+        "test images are wrong",
         fontsize=11,
     )
-    grid = figure.subplots(ROWS, COLUMNS)
+    rows = math.ceil(len(shown) / COLUMNS)
+    grid = figure.subplots(rows, COLUMNS, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     for axes, index in zip(grid.flat, shown, strict=False):
         # Matplotlib takes one channel as (height, width).
-        image = np.squeeze(test.images[index])
-        axes.imshow(image, cmap="gray_r", vmin=0, vmax=255)
-        caption = class_names[predicted[index]]
+        image = np.squeeze(test.images[index]) / 255
+        axes.imshow(image, cmap="gray_r", vmin=0, vmax=1)
+        caption = _short(class_names[predicted[index]])
         if wrong[index]:
-            caption += f", not {class_names[test.labels[index]]}"
+            label = _short(class_names[test.labels[index]])
+            is_short = len(caption + label) <= 4
+            caption += f", not {label}" if is_short else f"\nnot {label}"
         axes.set_title(
             caption,
-            fontsize=9,
+            fontsize=9 if len(caption) <= 9 else 8,
             color=WRONG if wrong[index] else "black",
-            y=-0.32,
+            y=-0.12,
+            verticalalignment="top",
         )
+
+
+def _short(name):
+    """The first of the names that ImageNet has for a class, or its start."""
+    name = name.partition(",")[0]
+    return name if len(name) <= 9 else f"{name[:8]}\u2026"

@@ -218,7 +218,8 @@ class Recipe(Devices):
     deterministic: bool = setting(
         False,
         "Use only operations that give the same bits each time, and raise "
-        "where there are none. Slower.",
+        "where there are none. Slower: TensorFlow then decodes images on one "
+        "thread.",
     )
     seed: int = setting(
         0,

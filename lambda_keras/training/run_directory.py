@@ -1,13 +1,35 @@
 """The directory that a run writes to."""
 
+import contextlib
+import dataclasses
 import datetime
+import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from lambda_keras.files import write_aside
+from lambda_keras.training.checkpoints import remove_leftovers
+from lambda_keras.training.recipe import Devices
 from lambda_keras.training.recipe import Recipe
+
+RECIPE, SUMMARY = "recipe.json", "summary.json"
+
+# What a run may be continued with another value of: it ends the same.
+FREE = (
+    "output_dir",
+    "data_dir",
+    "max_bad_images",
+    "checkpoint_seconds",
+    "keep_checkpoints",
+    "tensorboard",
+    "profile_steps",
+    "tpu",
+    "coordinator",
+    "process_id",
+)
 
 
 def default_directory(
@@ -29,38 +51,122 @@ def default_directory(
     >>> default_directory("resnet_tiny", Recipe(), now)
     PosixPath('runs/20210217-093000-resnet_tiny-digits-seed0')
     """
+    kind, _, place = recipe.dataset.partition(":")
+    # `folder:/data/my photos` is called `my-photos`.
+    name = place if kind == "tfds" else Path(place).name
+    dataset = re.sub(r"[^\w.]+", "-", name or kind)
     return Path(
-        "runs",
-        f"{now:%Y%m%d-%H%M%S}-{model}-{recipe.dataset}-seed{recipe.seed}",
+        "runs", f"{now:%Y%m%d-%H%M%S}-{model}-{dataset}-seed{recipe.seed}"
     )
 
 
-@contextmanager
-def run_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """Makes the directory, and takes it back if a failed block left it empty.
+@contextlib.contextmanager
+def run_directory(
+    directory: str | os.PathLike[str],
+    recipe: Devices,
+    summary: str = SUMMARY,
+) -> Iterator[Path]:
+    """Makes the directory of a run, or takes up one that was stopped.
 
-    A run that has saved something keeps it, whatever happens next.
+    If a failed block left nothing but the recipe there, all of it is taken
+    back. A run that has saved something keeps it, whatever happens next.
 
     Args:
-        directory: A path that is new or an empty directory. Parents that are
+        directory: A path that is new, an empty directory, or that of a run
+            with the same settings which has not ended. Parents that are
             missing are made, and taken back, too.
+        recipe: The settings.
+        summary: The name of the file that a finished run has.
 
     Raises:
-        OSError: If it is not empty, or cannot be made or written to.
+        OSError: If it is something else, cannot be made or written to, or if
+            another process is writing to it.
+        ValueError: If the run there has other settings.
     """
     directory = Path(directory)
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
+    _check_is_ours(directory, recipe, summary)
+    missing = [
+        path for path in (directory, *directory.parents) if not path.exists()
+    ]
+    with _taken_back_if_failing(directory, missing):
+        _make_writable(directory)
+        if not (directory / RECIPE).exists():
+            with write_aside(directory / RECIPE) as temporary:
+                temporary.write_text(json.dumps(vars(recipe), indent=2) + "\n")
+    # The lock comes first: what another process has there is not taken back.
+    with _locked(directory), _taken_back_if_failing(directory, missing):
+        remove_leftovers(directory)
+        yield directory
+
+
+def _check_is_ours(directory, recipe, summary):
+    if not directory.exists():
+        return
+    is_run = (directory / RECIPE).is_file()
+    is_finished = (directory / summary).exists()
+    is_empty = directory.is_dir() and not any(directory.iterdir())
+    if is_finished or not (is_run or is_empty):
         raise FileExistsError(
             "`output_dir` must be new or an empty directory. "
             f"Received: output_dir={directory}"
         )
-    missing = [
-        path for path in (directory, *directory.parents) if not path.exists()
-    ]
+    if is_run:
+        _check_same(directory, recipe)
+
+
+def _check_same(directory, recipe):
     try:
-        _make_writable(directory)
-        yield directory
+        there = json.loads((directory / RECIPE).read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"`output_dir` must have a {RECIPE} that can be read ({error}). "
+            f"Received: output_dir={directory}"
+        ) from error
+    names = {field.name for field in dataclasses.fields(recipe)} | {*there}
+    differing = [
+        f"{name}={getattr(recipe, name, None)} (there {there.get(name)})"
+        for name in sorted(names - {*FREE})
+        if getattr(recipe, name, None) != there.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            "`output_dir` has a run with other settings, which only they can "
+            f"continue: {', '.join(differing)}. "
+            f"Received: output_dir={directory}"
+        )
+
+
+@contextlib.contextmanager
+def _locked(directory):
+    """Keeps a second process out, where the system can.
+
+    One that is still saving when the next is started would be disturbed.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Not on Windows.
+        yield
+        return
+    with open(directory / RECIPE) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(
+                "`output_dir` must not be that of a run that is still going "
+                f"on. Received: output_dir={directory}"
+            ) from None
+        except OSError:
+            pass  # Some file systems have no locks.
+        yield
+
+
+@contextlib.contextmanager
+def _taken_back_if_failing(directory, missing):
+    try:
+        yield
     except BaseException:
+        if {path.name for path in directory.glob("*")} == {RECIPE}:
+            (directory / RECIPE).unlink()
         for path in missing:
             if not path.exists():
                 continue

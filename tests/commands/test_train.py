@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from lambda_keras import cli
+from lambda_keras.training.stopping import Stopped
 
 pytestmark = pytest.mark.tf_only
 
@@ -53,6 +55,7 @@ def test_every_file_is_there_and_nothing_else(finished):
         "best.keras",
         "history.csv",
         "last.keras",
+        "recipe.json",
         "results.png",
         "saved_model",
         "summary.json",
@@ -64,6 +67,10 @@ def test_summary_says_what_was_measured_with_what(finished, summary):
     assert summary["images"] == {"train": 1258, "validation": 179, "test": 360}
     assert summary["recipe"]["epochs"] == 1
     assert summary["seed"] == 3
+    assert summary["class_names"] == list("0123456789")
+    assert (summary["strategy"], summary["replicas"]) == ("none", 1)
+    assert summary["images_per_second_per_device"] > 0
+    assert (summary["resumed"], summary["bad_images"]) == (0, 0)
     wrong = summary["test_errors"] / summary["images"]["test"]
     assert summary["test_accuracy"] == pytest.approx(1 - wrong, abs=1e-6)
     assert 0 < summary["seconds"]["fit"] < summary["seconds"]["all"]
@@ -134,7 +141,8 @@ def test_a_finished_run_is_never_written_over(finished, capsys):
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; {} keeps best.keras"),
+        (KeyboardInterrupt(), 130, "interrupted; {} keeps best.keras\n"),
+        (Stopped(signal.SIGTERM), 143, "by SIGTERM; {} keeps best.keras\n"),
         (FloatingPointError("The loss must"), 1, "train: The loss must"),
     ],
 )
@@ -143,7 +151,7 @@ def test_a_run_that_stops_says_what_it_keeps(
 ):
     from lambda_keras.training import run
 
-    def stop(recipe, dataset, model, directory, verbose):
+    def stop(prepared, directory, verbose):
         (directory / "best.keras").touch()
         raise error
 

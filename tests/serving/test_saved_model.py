@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from lambda_keras.serving.saved_model import PREDICT_PROGRAM
 from lambda_keras.serving.saved_model import SavedModelError
 from lambda_keras.serving.saved_model import check_saved_model
 from lambda_keras.serving.saved_model import compare
+from lambda_keras.serving.saved_model import export_file
 from lambda_keras.serving.saved_model import export_saved_model
 
 pytestmark = pytest.mark.tf_only
@@ -91,3 +93,32 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     )
     assert process.returncode == 1
     assert process.stderr.endswith("imported after all: keras\n")
+
+
+def test_a_file_is_exported_in_a_process_of_its_own(tmp_path):
+    """As it is for models that another engine has trained."""
+    import tensorflow as tf
+
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 1), name="images"),
+            LambdaLayer(4, num_heads=2, key_dim=2, receptive_field=3),
+        ]
+    )
+    model.save(tmp_path / "model.keras")
+    target = tmp_path / "saved_model"
+    checked = export_file(tmp_path / "model.keras", target, check=Path.exists)
+    assert checked
+    images = np.random.default_rng(0).uniform(size=(2, 4, 4, 1))
+    serve = tf.saved_model.load(target).signatures["serving_default"]
+    (output,) = serve(images=tf.constant(images, tf.float32)).values()
+    np.testing.assert_allclose(
+        output, model.predict(images, verbose=0), atol=1e-6
+    )
+
+
+def test_a_file_that_cannot_be_exported(tmp_path):
+    (tmp_path / "model.keras").write_bytes(b"nothing")
+    with pytest.raises(SavedModelError, match="that TensorFlow can export"):
+        export_file(tmp_path / "model.keras", tmp_path / "saved_model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
