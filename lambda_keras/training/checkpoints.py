@@ -176,7 +176,7 @@ def write_checkpoint(
         "step": checkpoint.step,
         "facts": checkpoint.facts,
     }
-    members = {
+    members: dict[str, Any] = {
         f"{group}/{index}": array
         for group, arrays in checkpoint.arrays.items()
         for index, array in enumerate(arrays)

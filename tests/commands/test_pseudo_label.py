@@ -218,6 +218,26 @@ def digits_image(png):
     return tf.io.decode_png(png).numpy()
 
 
+def test_a_recipe_mixes_them_into_every_batch(finished):
+    from lambda_keras.training.preparation import prepare
+    from lambda_keras.training.recipe import Recipe
+
+    prepared = prepare(
+        Recipe(
+            model="resnet_tiny",
+            labels=100,
+            pseudo=str(finished),
+            pseudo_share=0.75,
+        )
+    )
+    # An epoch is a pass over the 100: eight of them in each batch of 32.
+    assert prepared.steps == 12
+    for images, labels, _ in prepared.training_data(0).take(2):
+        assert images.shape == (32, 8, 8, 1)
+        assert np.sum(labels.numpy().max(axis=-1) < 1) == 24
+
+
+@pytest.mark.slow
 @pytest.mark.tf_only
 def test_a_student_is_trained_on_both(finished, tmp_path, capsys):
     cli.main(
