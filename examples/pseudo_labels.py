@@ -15,6 +15,7 @@ from pathlib import Path
 
 from absl import app
 from absl import flags
+from absl import logging
 
 from lambda_keras import cli
 
@@ -68,6 +69,8 @@ def train(directory, seed, epochs, **settings):
 
 
 def main(_):
+    # TensorFlow says through it which files it writes.
+    logging.set_verbosity(logging.ERROR)
     # Of a batch of the student, a quarter has labels of its own.
     slower = round(1 / (1 - PSEUDO_SHARE))
     rows = []

@@ -19,7 +19,6 @@ from lambda_keras.data.sources import load_split
 from lambda_keras.training.predictor import MakeBatches
 from lambda_keras.training.predictor import Predictor
 from lambda_keras.training.predictor import load_predictor
-from lambda_keras.training.recipe import Devices
 from lambda_keras.training.settings import InferenceSettings
 from lambda_keras.training.strategy import Distribution
 from lambda_keras.training.strategy import create_distribution
@@ -104,12 +103,7 @@ def prepare(
         ValueError: If there is no such model or split, or if they do not fit
             each other or the devices.
     """
-    distribution = create_distribution(
-        **{
-            field.name: getattr(settings, field.name)
-            for field in dataclasses.fields(Devices)
-        }
-    )
+    distribution = create_distribution(**settings.device_arguments())
     distribution.check(settings.batch_size)
     if keras.backend.backend() != "tensorflow":
         # It makes the batches only, and would take an accelerator's memory.

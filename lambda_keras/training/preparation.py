@@ -30,7 +30,6 @@ from lambda_keras.models import ModelSpec
 from lambda_keras.models import build_model
 from lambda_keras.models import get_spec
 from lambda_keras.training.optimization import build_optimizer
-from lambda_keras.training.recipe import Devices
 from lambda_keras.training.recipe import Recipe
 from lambda_keras.training.strategy import Distribution
 from lambda_keras.training.strategy import create_distribution
@@ -147,12 +146,7 @@ def prepare(recipe: Recipe) -> Prepared:
         ValueError: If the recipe names an unknown model or data set, or if
             they do not fit each other, the batch size or the devices.
     """
-    distribution = create_distribution(
-        **{
-            field.name: getattr(recipe, field.name)
-            for field in dataclasses.fields(Devices)
-        }
-    )
+    distribution = create_distribution(**recipe.device_arguments())
     distribution.check(recipe.batch_size, recipe.steps_per_execution)
     _set_engine_up(recipe)
     dataset = load_dataset(

@@ -1,6 +1,7 @@
 """What a training run is told to do."""
 
 import dataclasses
+from typing import Any
 
 from lambda_keras.settings import Settings
 from lambda_keras.settings import choice
@@ -39,6 +40,13 @@ class Devices(Settings):
     process_id: int | None = count(
         None, "For multiworker: which of them this is, from 0.", least=0
     )
+
+    def device_arguments(self) -> dict[str, Any]:
+        """Returns what `create_distribution` takes."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(Devices)
+        }
 
     def __post_init__(self):
         super().__post_init__()

@@ -218,6 +218,7 @@ def digits_image(png):
     return tf.io.decode_png(png).numpy()
 
 
+@pytest.mark.tf_only
 def test_a_recipe_mixes_them_into_every_batch(finished):
     from lambda_keras.training.preparation import prepare
     from lambda_keras.training.recipe import Recipe

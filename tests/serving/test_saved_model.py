@@ -111,7 +111,8 @@ def test_a_file_is_exported_in_a_process_of_its_own(tmp_path):
     assert checked
     images = np.random.default_rng(0).uniform(size=(2, 4, 4, 1))
     serve = tf.saved_model.load(target).signatures["serving_default"]
-    (output,) = serve(images=tf.constant(images, tf.float32)).values()
+    (name,) = serve.structured_input_signature[1]
+    (output,) = serve(**{name: tf.constant(images, tf.float32)}).values()
     np.testing.assert_allclose(
         output, model.predict(images, verbose=0), atol=1e-6
     )
