@@ -98,7 +98,7 @@ def _describe(report):
         "images": f"{report['examples']:,}",
         "unreadable": f"{unreadable:,}" if unreadable else None,
         "images per second": (
-            f"{report['images_per_second']:,.0f} on {report['devices']}"
+            f"{report['images_per_second']:,.1f} on {report['devices']}"
         ),
     }
     return "\n".join(

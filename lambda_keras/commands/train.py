@@ -330,7 +330,19 @@ Next:"""
 
 def _suggestions(report, directory):
     if report["dataset"] != "digits":
-        return [f"evaluate --model={shlex.quote(str(directory))}"]
+        flags = {"model": directory} | {
+            name: report["recipe"][name]
+            for name in ("dataset", "data_dir", "max_bad_images")
+            if report["recipe"][name] != getattr(Recipe, name)
+        }
+        return [
+            " ".join(
+                [
+                    "evaluate",
+                    *(shlex.quote(f"--{k}={v}") for k, v in flags.items()),
+                ]
+            )
+        ]
     others = [
         f"train --model={name}"
         for name in ("lambda_resnet_tiny", "resnet_tiny", "attention_tiny")

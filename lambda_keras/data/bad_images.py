@@ -77,7 +77,7 @@ class BadImages:
                 self.error = BadImagesError(
                     f"{len(self.names)} of {self.count:,} images could not be "
                     "read or have no label of the classes, where a share of "
-                    f"{self.max_share:g} is allowed: "
+                    f"{self.max_share:g} is allowed (max_bad_images): "
                     f"{', '.join(some)}"
                     f"{', ...' if len(self.names) > SHOWN else ''}"
                 )

@@ -299,13 +299,18 @@ def evaluation_batches(
             part, preprocessing, piece_size, padding, num_classes, bad_images
         )
     scale = batches * batch_size / len(split)
-    return pieces.map(
-        lambda images, labels, weights: (
-            tf.cast(images, preprocessing.dtype),
-            labels,
-            weights * scale,
+    # Keras has to know how many there are to begin anew under a strategy.
+    return (
+        pieces.map(
+            lambda images, labels, weights: (
+                tf.cast(images, preprocessing.dtype),
+                labels,
+                weights * scale,
+            )
         )
-    ).prefetch(tf.data.AUTOTUNE)
+        .prefetch(tf.data.AUTOTUNE)
+        .apply(tf.data.experimental.assert_cardinality(batches * shard.pieces))
+    )
 
 
 def _check(split, preprocessing, batch_size, num_classes, shard):

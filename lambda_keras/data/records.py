@@ -1,5 +1,6 @@
 """TFRecord shards in the schema that ImageNet is usually kept in."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -54,7 +55,11 @@ def load_records(path: str) -> ImageDataset:
     }
     for split, records in splits.items():
         _check_first(records, split, class_names)
-    return assemble(f"tfrecord:{path}", class_names, **splits)
+    dataset = assemble(f"tfrecord:{path}", class_names, **splits)
+    if _load_class_names(path):
+        return dataset
+    note = f"tfrecord:{path} has no {LABELS_FILE}: 1,000 classes without names."
+    return dataclasses.replace(dataset, notes=(*dataset.notes, note))
 
 
 def load_records_split(

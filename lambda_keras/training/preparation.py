@@ -96,6 +96,13 @@ class Prepared:
             len(getattr(self.dataset, name)) / self.recipe.batch_size
         )
 
+    def count_images(self) -> dict[str, int]:
+        """The number of images by split."""
+        return {
+            split: bad_images.count
+            for split, bad_images in self.bad_images.items()
+        }
+
     def bad_names(self) -> dict[str, list[str]]:
         """What could not be read so far, by split."""
         return {
@@ -152,6 +159,11 @@ def prepare(recipe: Recipe) -> Prepared:
     dataset = load_dataset(
         recipe.dataset, data_dir=recipe.data_dir, labels=recipe.labels
     )
+    if len(dataset.class_names) < 2:
+        raise ValueError(
+            "`dataset` must have at least two classes. Received: "
+            f"dataset={recipe.dataset} with {', '.join(dataset.class_names)}"
+        )
     pseudo = _load_pseudo_labels(recipe, dataset)
     steps = _count_steps(recipe, dataset, pseudo, distribution)
     if steps % recipe.steps_per_execution:
@@ -362,7 +374,7 @@ def load_fitting_weights(
     path = Path(path).expanduser()
     if not path.is_file() or not path.name.endswith((".keras", ".weights.h5")):
         raise ValueError(
-            "`weights` must be a .keras or .weights.h5 file. "
+            "`weights` must be a .keras or .weights.h5 file that exists. "
             f"Received: weights={path}"
         )
     layers = [layer for layer in model.layers if layer.trainable_variables]

@@ -95,6 +95,7 @@ def fit(
         facts=lambda: {
             "recipe": vars(recipe),
             "class_names": prepared.dataset.class_names,
+            "images": prepared.count_images(),
             "bad_images": prepared.bad_names(),
             "versions": summary.versions(),
         },
@@ -178,6 +179,13 @@ def _restore(prepared, directory, record, checkpoints, averages, say):
     if found is None:
         return
     path, checkpoint = found
+    counts = prepared.count_images()
+    if checkpoint.facts["images"] != counts:
+        # Which images are in which split has changed with their number.
+        raise CheckpointError(
+            "A run that is continued must still have its images: "
+            f"{checkpoint.facts['images']}. Received: {counts}"
+        )
     if prepared.distribution.is_chief:
         total = prepared.steps * prepared.recipe.epochs
         say(f"Goes on after step {checkpoint.step:,} of {total:,}: {path}")

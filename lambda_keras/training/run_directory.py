@@ -105,7 +105,12 @@ def _check_is_ours(directory, recipe, summary):
     is_run = (directory / RECIPE).is_file()
     is_finished = (directory / summary).exists()
     is_empty = directory.is_dir() and not any(directory.iterdir())
-    if is_finished or not (is_run or is_empty):
+    if is_finished:
+        raise FileExistsError(
+            "`output_dir` must be new or an empty directory: what was begun "
+            f"in this one is finished. Received: output_dir={directory}"
+        )
+    if not (is_run or is_empty):
         raise FileExistsError(
             "`output_dir` must be new or an empty directory. "
             f"Received: output_dir={directory}"

@@ -104,7 +104,7 @@ def test_too_many_stop_the_pipeline(broken_files):
     bad = bad_images(max_share=0.15)
     message = (
         r"4 of 20 images could not be read or .*, where a share of 0\.15 is "
-        r"allowed: "
+        r"allowed \(max_bad_images\): "
         r".*\.png, .*\.png"
     )
     with pytest.raises(tf.errors.OpError, match=message):

@@ -15,6 +15,8 @@ from lambda_keras.training.preparation import find_spec
 from lambda_keras.training.preparation import load_fitting_weights
 from lambda_keras.training.preparation import prepare
 from lambda_keras.training.recipe import Recipe
+from lambda_keras.training.strategy import TensorFlowDistribution
+from tests.replicas import two_replicas
 
 NARROW = dataclasses.replace(get_spec("resnet_tiny"), width=4)
 
@@ -45,8 +47,8 @@ def test_weights_that_fit_are_loaded_and_the_others_named(suffix, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.keras", None, r"must be a \.keras or \.weights\.h5 file. Rec"),
-        ("model.h5", b"", r"must be a \.keras or \.weights\.h5 file. Received"),
+        ("none.keras", None, r"h5 file that exists. Received"),
+        ("model.h5", b"", r"h5 file that exists. Received"),
         ("broken.keras", b"x", "cannot be read"),
         ("broken.weights.h5", b"x", "cannot be read"),
     ],
@@ -162,6 +164,26 @@ def test_a_run_on_photographs_learns(photographs, monkeypatch, tmp_path):
     fitted = run.fit(prepared, tmp_path, verbose=0)
     assert fitted.test["accuracy"] > 0.8
     assert sum(map(len, prepared.bad_names().values())) == 0
+
+
+@pytest.mark.tf_only
+def test_two_replicas_validate_photographs_after_every_epoch(
+    photographs, monkeypatch, tmp_path
+):
+    distribution = TensorFlowDistribution("mirrored", two_replicas())
+    monkeypatch.setattr(
+        preparation, "create_distribution", lambda **kwargs: distribution
+    )
+    monkeypatch.setattr(preparation, "build_model", small_model)
+    recipe = photograph_recipe(photographs, epochs=3)
+    fitted = run.fit(prepare(recipe), tmp_path, verbose=0)
+    assert len(fitted.history["val_loss"]) == 3
+
+
+def test_one_class_is_nothing_to_learn(photographs, tmp_path):
+    (tmp_path / "class0").symlink_to(photographs / "class0")
+    with pytest.raises(ValueError, match=r"two classes. .* with class0$"):
+        prepare(photograph_recipe(tmp_path))
 
 
 def test_too_many_bad_images_end_the_run_with_their_names(

@@ -1,6 +1,7 @@
 """Runs of a few small steps, stopped and continued in one process."""
 
 import csv
+import dataclasses
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from lambda_keras.layers import Dropout
 from lambda_keras.training import preparation
 from lambda_keras.training import run
 from lambda_keras.training.callbacks import Checkpoints
+from lambda_keras.training.checkpoints import CheckpointError
 from lambda_keras.training.checkpoints import list_checkpoints
 from lambda_keras.training.preparation import prepare
 from lambda_keras.training.recipe import Recipe
@@ -198,6 +200,21 @@ def test_everything_that_has_a_state_is_continued(
     step = 3 if "steps_per_execution" in changes else 4
     other = continued(directory, step, tmp_path, recipe)
     assert_same_end(other, directory)
+
+
+def test_a_run_does_not_go_on_with_other_images(
+    undisturbed, monkeypatch, tmp_path
+):
+    directory = tmp_path / "run"
+    shutil.copytree(undisturbed[1], directory)
+
+    def one_less(*args, **kwargs):
+        dataset = small_dataset()
+        return dataclasses.replace(dataset, train=dataset.train.part(0, 24))
+
+    monkeypatch.setattr(preparation, "load_dataset", one_less)
+    with pytest.raises(CheckpointError, match=r"'train': 25.*'train': 24"):
+        fit(directory)
 
 
 @pytest.mark.tf_only
