@@ -481,7 +481,9 @@ def refusal(capsys, *arguments):
 def test_a_finished_directory_is_never_written_over(finished, teacher, capsys):
     before = contents(finished)
     line = refusal(capsys, *flags(teacher, finished))
-    assert "`output_dir` must be new or an empty directory." in line
+    assert (
+        "`output_dir` must be new or an empty directory: what was begun" in line
+    )
     assert contents(finished) == before
 
 
