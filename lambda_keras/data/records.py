@@ -45,7 +45,8 @@ def load_records(path: str) -> ImageDataset:
     Raises:
         ValueError: If there are no such shards.
     """
-    class_names = _load_class_names(path) or tuple(
+    given = _load_class_names(path)
+    class_names = given or tuple(
         str(number) for number in range(1, IMAGENET_CLASSES + 1)
     )
     splits = {
@@ -56,7 +57,7 @@ def load_records(path: str) -> ImageDataset:
     for split, records in splits.items():
         _check_first(records, split, class_names)
     dataset = assemble(f"tfrecord:{path}", class_names, **splits)
-    if _load_class_names(path):
+    if given:
         return dataset
     note = f"tfrecord:{path} has no {LABELS_FILE}: 1,000 classes without names."
     return dataclasses.replace(dataset, notes=(*dataset.notes, note))
