@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from lambda_keras.layers.batch_norm import BatchNormalization
+
 
 @keras.saving.register_keras_serializable(package="lambda_keras")
 class SqueezeExcite(keras.layers.Layer):
@@ -23,10 +25,16 @@ class SqueezeExcite(keras.layers.Layer):
             rounded down, one at least. ResNet-RS uses 0.25 (the default) on
             the wide outputs of its blocks; the original paper uses 1/16.
         activation: Activation of the bottleneck, `"relu"` by default.
+        norm: A `lambda_keras.layers.BatchNormalization` to apply to the
+            inputs first, or `None`. Normalizing and scaling are one linear
+            function of each channel then, and the statistics of the batch
+            give the mean, so that the inputs are read twice and not four
+            times: a tenth of an SE-ResNet's training step on a TPU.
         **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Call arguments:
         inputs: Tensor of shape `(batch, *spatial, channels)`.
+        training: Boolean. Whether `norm` uses the batch.
 
     Output shape:
         The shape of the inputs.
@@ -46,6 +54,7 @@ class SqueezeExcite(keras.layers.Layer):
         self,
         ratio: float = 0.25,
         activation="relu",
+        norm: BatchNormalization | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -55,7 +64,19 @@ class SqueezeExcite(keras.layers.Layer):
                 f"Received: ratio={ratio}"
             )
         self.ratio = ratio
+        if norm is not None and not isinstance(norm, BatchNormalization):
+            raise ValueError(
+                "Expected `norm` to be None or a "
+                "`lambda_keras.layers.BatchNormalization`. "
+                f"Received: norm={norm}"
+            )
+        if norm is not None and norm.axis != -1:
+            raise ValueError(
+                "Expected `norm` to normalize the last axis. "
+                f"Received: norm.axis={norm.axis}"
+            )
         self.activation = keras.activations.get(activation)
+        self.norm = norm
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -79,14 +100,26 @@ class SqueezeExcite(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="expand",
         )
+        # From a file it comes built.
+        if self.norm is not None and not self.norm.built:
+            self.norm.build(input_shape)
         self.reduce.build((input_shape[0], channels))
         self.expand.build((input_shape[0], self.reduce.units))
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         axes = tuple(range(1, len(inputs.shape) - 1))
-        # Half precision is summed in float32 by this operation.
-        gates = self.expand(self.reduce(ops.mean(inputs, axis=axes)))
-        return inputs * ops.expand_dims(gates, axes)
+        if self.norm is None:
+            # Half precision is summed in float32 by this operation.
+            means = ops.mean(inputs, axis=axes)
+            gates = self.expand(self.reduce(means))
+            return inputs * ops.expand_dims(gates, axes)
+        scale, offset, means = self.norm.linear(inputs, training=training)
+        gates = self.expand(self.reduce(means))
+        gates = ops.cast(gates, scale.dtype)
+        scale = ops.expand_dims(gates * scale, axes)
+        offset = ops.expand_dims(gates * offset, axes)
+        outputs = ops.cast(inputs, scale.dtype) * scale + offset
+        return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
@@ -102,7 +135,13 @@ class SqueezeExcite(keras.layers.Layer):
             **super().get_config(),
             "ratio": self.ratio,
             "activation": keras.activations.serialize(self.activation),
+            "norm": keras.saving.serialize_keras_object(self.norm),
         }
+
+    @classmethod
+    def from_config(cls, config):
+        norm = keras.saving.deserialize_keras_object(config.pop("norm", None))
+        return cls(**config, norm=norm)
 
     def _reduced_channels(self, channels: int) -> int:
         return max(1, int(channels * self.ratio))

@@ -210,14 +210,17 @@ class _Backbone:
         y = self.activation(y, f"{name}_activation2")
         y = self.conv(y, 4 * filters, 1, 1, f"{name}_conv3")
         # Each block starts out as its shortcut.
-        y = self.norm(y, f"{name}_norm3", gamma_initializer="zeros")
+        norm = self.norm_layer(f"{name}_norm3", gamma_initializer="zeros")
         if spec.se_ratio and not mixes:
             y = SqueezeExcite(
                 spec.se_ratio,
                 spec.activation,
+                norm=norm,
                 dtype=self.policy,
                 name=f"{name}_se",
             )(y)
+        else:
+            y = norm(y)
         # Also where the rate is 0: Keras files weights by the order of layers,
         # and a file has to serve at any rate.
         y = StochasticDepth(
@@ -247,7 +250,15 @@ class _Backbone:
         return self.norm(x, f"{name}_norm")
 
     def mix(self, x, filters, stride, name):
-        x = self.mixing_layer(filters, name)(x)
+        layer = mixing_layer(
+            self.spec,
+            filters,
+            implementation=self.implementation,
+            synchronized=self.synchronized,
+            dtype=self.policy,
+            name=name,
+        )
+        x = layer(x)
         if stride > 1:
             # The padding counts in the mean, as it does in the public ports.
             x = self.pad(x, 1, f"{name}_pad")
@@ -255,34 +266,6 @@ class _Backbone:
                 3, stride, dtype=self.policy, name=f"{name}_pool"
             )(x)
         return x
-
-    def mixing_layer(self, filters, name):
-        spec = self.spec
-        if spec.mixer == "lambda":
-            return LambdaLayer(
-                filters,
-                num_heads=spec.num_heads,
-                key_dim=spec.key_dim,
-                intra_depth=spec.intra_depth,
-                receptive_field=spec.receptive_field,
-                implementation=self.implementation,
-                epsilon=spec.epsilon,
-                momentum=spec.momentum,
-                synchronized=self.synchronized,
-                dtype=self.policy,
-                name=name,
-            )
-        scope = spec.mixer.removesuffix("_attention")
-        window = {"receptive_field": spec.receptive_field}
-        return SelfAttention(
-            filters,
-            num_heads=spec.num_heads,
-            key_dim=spec.key_dim,
-            scope=scope,
-            **(window if scope == "local" else {}),
-            dtype=self.policy,
-            name=name,
-        )
 
     def conv(self, x, filters, kernel_size, stride, name):
         if stride > 1 and kernel_size > 1:
@@ -302,7 +285,10 @@ class _Backbone:
             name=name,
         )(x)
 
-    def norm(self, x, name, gamma_initializer="ones"):
+    def norm(self, x, name):
+        return self.norm_layer(name)(x)
+
+    def norm_layer(self, name, gamma_initializer="ones"):
         return BatchNormalization(
             momentum=self.spec.momentum,
             epsilon=self.spec.epsilon,
@@ -310,7 +296,7 @@ class _Backbone:
             synchronized=self.synchronized,
             dtype=self.policy,
             name=name,
-        )(x)
+        )
 
     def activation(self, x, name):
         return keras.layers.Activation(
@@ -319,6 +305,50 @@ class _Backbone:
 
     def pad(self, x, size, name):
         return keras.layers.ZeroPadding2D(size, dtype=self.policy, name=name)(x)
+
+
+def mixing_layer(
+    spec: ModelSpec,
+    filters: int,
+    implementation: str = "auto",
+    synchronized: bool = False,
+    **kwargs: Any,
+) -> keras.Layer:
+    """Makes the layer in the place of a 3x3 convolution.
+
+    Args:
+        spec: A spec with a mixer.
+        filters: The number of output channels.
+        implementation: How lambda layers contract; see `LambdaLayer`.
+        synchronized: Whether batch statistics are those of all replicas.
+        **kwargs: Base layer arguments, such as `name` and `dtype`.
+
+    Returns:
+        A `LambdaLayer` or `SelfAttention`.
+    """
+    if spec.mixer == "lambda":
+        return LambdaLayer(
+            filters,
+            num_heads=spec.num_heads,
+            key_dim=spec.key_dim,
+            intra_depth=spec.intra_depth,
+            receptive_field=spec.receptive_field,
+            implementation=implementation,
+            epsilon=spec.epsilon,
+            momentum=spec.momentum,
+            synchronized=synchronized,
+            **kwargs,
+        )
+    scope = spec.mixer.removesuffix("_attention")
+    window = {"receptive_field": spec.receptive_field}
+    return SelfAttention(
+        filters,
+        num_heads=spec.num_heads,
+        key_dim=spec.key_dim,
+        scope=scope,
+        **(window if scope == "local" else {}),
+        **kwargs,
+    )
 
 
 def _check_head(pooling, classes, classifier_activation):

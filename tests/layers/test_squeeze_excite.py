@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from lambda_keras.layers import BatchNormalization
 from lambda_keras.layers import SqueezeExcite
 from tests.gradients import gradients
 from tests.reference import as_numpy
@@ -65,6 +66,101 @@ def test_half_precision_pools_in_float32(dtype):
     )
 
 
+def with_norm(shape, dtype="float64"):
+    """A layer that normalizes, and the two layers that it stands for."""
+    norm = BatchNormalization(momentum=0.9, epsilon=1e-3, dtype=dtype)
+    both = SqueezeExcite(norm=norm, dtype=dtype)
+    both.build((None, *shape))
+    randomize(both)
+    pair = keras.Sequential(
+        [
+            keras.Input(shape, dtype=norm.compute_dtype),
+            BatchNormalization(momentum=0.9, epsilon=1e-3, dtype=dtype),
+            SqueezeExcite(dtype=dtype),
+        ]
+    )
+    weights = [*norm.weights, *both.reduce.weights, *both.expand.weights]
+    for theirs, ours in zip(pair.weights, weights, strict=True):
+        theirs.assign(ours)
+    inputs = np.random.default_rng(1).normal(2, 3, size=(4, *shape))
+    return both, pair, inputs
+
+
+@pytest.mark.parametrize("shape", [(7, 8), (3, 5, 8), (2, 3, 4, 8)], ids=str)
+@pytest.mark.parametrize("training", [False, True])
+def test_normalizes_first(shape, training):
+    both, pair, inputs = with_norm(shape)
+    # Keras' Dense computes in float32 on JAX, whatever the dtype is.
+    tolerance = 1e-5
+    np.testing.assert_allclose(
+        as_numpy(both(inputs, training=training)),
+        as_numpy(pair(inputs, training=training)),
+        rtol=tolerance,
+        atol=tolerance,
+    )
+    for name in ("moving_mean", "moving_variance"):
+        np.testing.assert_allclose(
+            as_numpy(getattr(both.norm, name)),
+            as_numpy(getattr(pair.layers[0], name)),
+            rtol=tolerance,
+        )
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_normalizing_has_the_same_gradients(training):
+    both, pair, inputs = with_norm((3, 5, 8))
+    ours = gradients(both, inputs, training=training)
+    theirs = gradients(pair, inputs, training=training)
+    # The layer's own weights come before those of its norm or after.
+    order = [
+        next(i for i, v in enumerate(both.trainable_variables) if v is weight)
+        for weight in (
+            *both.norm.trainable_variables,
+            *both.reduce.trainable_variables,
+            *both.expand.trainable_variables,
+        )
+    ]
+    for index, gradient in zip(order, theirs, strict=True):
+        np.testing.assert_allclose(ours[index], gradient, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_normalizing_in_half_precision_computes_in_float32(training):
+    both, _, inputs = with_norm((16, 16, 8), "mixed_float16")
+    # The sum of their squares is beyond the largest float16.
+    inputs = 20 * inputs
+    outputs = both(inputs, training=training)
+    assert keras.backend.standardize_dtype(outputs.dtype) == "float16"
+    exact, _, _ = with_norm((16, 16, 8), "float32")
+    np.testing.assert_allclose(
+        as_numpy(keras.ops.cast(outputs, "float32")),
+        as_numpy(exact(inputs, training=training)),
+        rtol=1e-2,
+        atol=1e-2,
+    )
+
+
+def test_a_frozen_norm_keeps_its_statistics():
+    both, pair, inputs = with_norm((3, 5, 8))
+    both.norm.trainable = False
+    before = as_numpy(both.norm.moving_mean)
+    np.testing.assert_allclose(
+        as_numpy(both(inputs, training=True)),
+        as_numpy(pair(inputs, training=False)),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    np.testing.assert_array_equal(as_numpy(both.norm.moving_mean), before)
+
+
+def test_norm_must_be_ours():
+    SqueezeExcite(norm=BatchNormalization())
+    with pytest.raises(ValueError, match=r"`norm` to be None or a.*norm=<"):
+        SqueezeExcite(norm=keras.layers.BatchNormalization())
+    with pytest.raises(ValueError, match=r"last axis.*Received: norm.axis=1"):
+        SqueezeExcite(norm=BatchNormalization(axis=1))
+
+
 def test_every_weight_gets_a_gradient():
     # As wide as the input, because narrow bottlenecks can be all negative.
     layer, inputs = prepare((3, 5, 8), ratio=1)
@@ -86,11 +182,15 @@ def test_one_layer_serves_every_size():
 
 
 def test_configuration_makes_the_same_layer():
-    layer = SqueezeExcite(0.5, activation="silu", name="gate")
+    norm = BatchNormalization(momentum=0.7, name="norm")
+    layer = SqueezeExcite(0.5, activation="silu", norm=norm, name="gate")
     config = keras.saving.serialize_keras_object(layer)
     clone = keras.saving.deserialize_keras_object(config)
     assert clone.get_config() == layer.get_config()
     assert clone.activation is keras.activations.silu
+    assert clone.norm.momentum == 0.7
+    plain = SqueezeExcite()
+    assert SqueezeExcite.from_config(plain.get_config()).norm is None
 
 
 @pytest.mark.parametrize("ratio", [0, -0.25, 1.5])
