@@ -22,6 +22,10 @@ from absl import flags
 
 from lambda_keras import __version__
 from lambda_keras.benchmark.settings import InputBenchmark
+from lambda_keras.benchmark.settings import MemoryBenchmark
+from lambda_keras.benchmark.settings import Preflight
+from lambda_keras.benchmark.settings import Report
+from lambda_keras.benchmark.settings import ThroughputBenchmark
 from lambda_keras.commands import FAILED
 from lambda_keras.commands import CommandError
 from lambda_keras.settings import Settings
@@ -91,7 +95,7 @@ COMMANDS = {
         engines=("tensorflow", "jax"),
     ),
     "pseudo_label": Command(
-        summary="Labels images with a trained model, to train another one.",
+        summary="Labels images with a trained model, to train another.",
         module="lambda_keras.commands.pseudo_label",
         settings=PseudoLabelSettings,
         packages=("tensorflow", "sklearn", "matplotlib"),
@@ -99,11 +103,43 @@ COMMANDS = {
         engines=("tensorflow", "jax"),
     ),
     "benchmark input": Command(
-        summary="Measures how fast images are read, decoded and augmented.",
+        summary="Measures how fast images are read and augmented.",
         module="lambda_keras.commands.benchmark_input",
         settings=InputBenchmark,
         packages=("tensorflow", "sklearn", "matplotlib"),
         extra="tf",
+    ),
+    "benchmark throughput": Command(
+        summary="Measures the speed of LambdaResNets and EfficientNets.",
+        module="lambda_keras.commands.benchmark_throughput",
+        settings=ThroughputBenchmark,
+        packages=("matplotlib",),
+        extra="bench",
+        engines=("tensorflow", "jax"),
+    ),
+    "benchmark memory": Command(
+        summary="Makes the paper's table of memory anew, from programs.",
+        module="lambda_keras.commands.benchmark_memory",
+        settings=MemoryBenchmark,
+        packages=("matplotlib",),
+        extra="bench",
+        engines=("jax",),
+    ),
+    "benchmark report": Command(
+        summary="Draws what was measured beside the paper's figures.",
+        module="lambda_keras.commands.benchmark_report",
+        settings=Report,
+        packages=("matplotlib",),
+        extra="bench",
+        engines=("tensorflow", "jax"),
+    ),
+    "preflight": Command(
+        summary="Compiles for a TPU, without one: does it fit, how fast.",
+        module="lambda_keras.commands.preflight",
+        settings=Preflight,
+        packages=("libtpu",),
+        extra="preflight",
+        engines=("jax",),
     ),
 }
 
@@ -243,16 +279,24 @@ def _find_command(name: str) -> Command:
     raise CommandError(f"there is no command {name!r}; {hint}")
 
 
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
 def _run(command: Command, settings: typing.Any) -> None:
     """Loads the command's module, and with it the engine; then runs it."""
-    backend = os.environ.setdefault("KERAS_BACKEND", command.engines[0])
+    installed = [name for name in command.engines if _is_installed(name)]
+    default = (installed or command.engines)[0]
+    backend = os.environ.setdefault("KERAS_BACKEND", default)
     if backend not in command.engines:
         raise CommandError(
             f"the engine must be {' or '.join(command.engines)}. "
             f"Received: KERAS_BACKEND={backend}"
         )
     missing = [
-        name for name in command.packages if not importlib.util.find_spec(name)
+        name
+        for name in dict.fromkeys((backend, *command.packages))
+        if not _is_installed(name)
     ]
     if missing:
         raise CommandError(
@@ -295,7 +339,7 @@ def _overview() -> str:
         "",
         f"Usage: {PROGRAM} COMMAND [--flag=value ...]",
         "",
-        *(f"  {name:16} {item.summary}" for name, item in COMMANDS.items()),
+        *(f"  {name:20} {item.summary}" for name, item in COMMANDS.items()),
         "",
         f"{PROGRAM} COMMAND --help explains its flags, and",
         f"{PROGRAM} --version prints the version.",

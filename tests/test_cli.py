@@ -174,6 +174,17 @@ def test_missing_packages_are_named(capsys, monkeypatch, empty_directory):
     assert '"lambda_keras[tf]"' in line
 
 
+def test_the_engine_is_the_first_that_is_installed(capsys, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "")
+    monkeypatch.delenv("KERAS_BACKEND")
+    monkeypatch.setattr(
+        cli.importlib.util, "find_spec", lambda name: name == "jax" or None
+    )
+    line = refusal(capsys, "benchmark", "report", "--records=mine.jsonl")
+    assert "not installed: matplotlib; pip install" in line
+    assert os.environ["KERAS_BACKEND"] == "jax"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [(["--help"], 0), (["train", "--help"], 0), (["train", "--epochs=0"], 2)],

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lambda_keras.training import summary
+from lambda_keras import provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Record:
         device: What it was measured on, and how many of them.
         versions: Of the software.
         date: In UTC, as ISO 8601 has it.
+        error: Why there are no values, as `out of memory`.
 
     Example:
 
@@ -44,31 +45,43 @@ class Record:
     device: dict[str, Any]
     versions: dict[str, str]
     date: str
+    error: str | None = None
 
     def __post_init__(self):
-        if not self.values:
+        if not self.values and self.error is None:
             raise ValueError(
-                "`values` must have at least one value. Received: values=()"
+                "`values` must have at least one value, unless `error` says "
+                "why there is none. Received: values=()"
             )
 
     @property
-    def value(self) -> float:
-        """The median of the repeats."""
-        return statistics.median(self.values)
+    def value(self) -> float | None:
+        """The median of the repeats, if there are any."""
+        return statistics.median(self.values) if self.values else None
 
     @property
-    def spread(self) -> float:
+    def spread(self) -> float | None:
         """From the least to the greatest, as a part of the median."""
-        return (max(self.values) - min(self.values)) / self.value
+        return spread(self.values) if self.values else None
 
     def to_json(self) -> str:
         """Returns the record as one line, figures first."""
         head = {"benchmark": self.benchmark, "name": self.name}
         figures = {"value": self.value, "unit": self.unit}
-        spread = {"spread": round(self.spread, 4)}
+        rounded = None if self.spread is None else round(self.spread, 4)
         return json.dumps(
-            {**head, **figures, **spread, **dataclasses.asdict(self)}
+            {
+                **head,
+                **figures,
+                "spread": rounded,
+                **dataclasses.asdict(self),
+            }
         )
+
+
+def spread(values: Sequence[float]) -> float:
+    """Returns from the least to the greatest, as a part of the median."""
+    return (max(values) - min(values)) / statistics.median(values)
 
 
 def make_record(
@@ -79,14 +92,16 @@ def make_record(
     batch_size: int,
     settings: dict[str, Any] | None = None,
     device: dict[str, Any] | None = None,
+    error: str | None = None,
+    versions: dict[str, str] | None = None,
 ) -> Record:
-    """Makes a record of what was measured here and now.
+    """Makes a record of what was measured now.
 
-    Args: as those of `Record`. By default the device is what the engine
-        computes on.
+    Args: as those of `Record`. Device and versions are this process' unless
+        they are given; to ask for the device makes the engine take hold of it.
 
     Returns:
-        A `Record` with the versions and the date.
+        A `Record` with the date.
     """
     now = datetime.datetime.now(datetime.UTC)
     return Record(
@@ -96,9 +111,10 @@ def make_record(
         values=tuple(map(float, values)),
         batch_size=batch_size,
         settings=settings or {},
-        device=device or summary.device(),
-        versions=summary.versions(),
+        device=device or provenance.device(),
+        versions=versions or provenance.versions(),
         date=now.isoformat(timespec="seconds"),
+        error=error,
     )
 
 
@@ -134,17 +150,27 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
         path: The file.
 
     Returns:
-        The records; a line that was not finished is left out.
+        The records; a line that was not finished is left out, and one that
+        was written before there was a field has its default.
+
+    Raises:
+        ValueError: If a line is something else than a record.
     """
     names = {field.name for field in dataclasses.fields(Record)}
     records = []
-    for line in Path(path).read_text().splitlines():
+    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
         try:
             given = json.loads(line)
         except ValueError:
             continue
-        kept = {name: given[name] for name in names}
-        records.append(Record(**{**kept, "values": tuple(kept["values"])}))
+        try:
+            kept = {name: given[name] for name in names & given.keys()}
+            records.append(Record(**{**kept, "values": tuple(kept["values"])}))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(
+                "Expected a file of records, one JSON object per line. "
+                f"Received: {path}, with another line {number}"
+            ) from error
     return records
 
 

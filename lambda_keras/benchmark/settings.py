@@ -50,3 +50,249 @@ class InputBenchmark(Settings):
         None,
         "Where to write: new or empty. By default a new directory in runs/.",
     )
+
+
+SUITES = ("paper", "matched", "quick")
+PRECISIONS = ("float32", "bf16")
+
+
+@dataclasses.dataclass(frozen=True)
+class ThroughputBenchmark(Settings):
+    """Settings of `lambda-keras benchmark throughput`.
+
+    Args: see the help text of each field.
+
+    Example:
+
+    >>> ThroughputBenchmark(models="LambdaResNet50@160").repeats
+    3
+    """
+
+    models: str | None = setting(
+        None,
+        "What to measure, separated by commas: models of this package, "
+        "EfficientNetB0 to B7 and V2 of keras.applications, or "
+        "module:function; @SIZE is the image size, as in LambdaResNet50@160.",
+    )
+    suite: str | None = choice(
+        None,
+        "Models that belong together, in the place of --models: paper (those "
+        "of the paper's speed-accuracy curve), matched (each EfficientNet and "
+        "the LambdaResNet of at least its accuracy) or quick (ten minutes on a "
+        "laptop).",
+        SUITES,
+    )
+    modes: str = choice(
+        "both",
+        "What to measure: train (the whole training step), infer or both.",
+        ("both", "train", "infer"),
+    )
+    precision: str = choice(
+        "float32", "What models compute in: float32 or bf16.", PRECISIONS
+    )
+    batch: int | None = count(
+        None,
+        "Images per step, over all devices. By default the largest that fits "
+        "into memory of --max_batch, half of it, a quarter and so on.",
+    )
+    max_batch: int | None = count(
+        None,
+        "The first batch size that is tried, over all devices. By default the "
+        "suite's; without one, 256 for each accelerator and 8 on a processor.",
+    )
+    repeats: int = count(3, "How often everything is measured.", least=3)
+    seconds: float = positive(10.0, "How long to measure each time, at most.")
+    steps: int = count(50, "How many steps to measure each time, at most.")
+    strategy: str = choice(
+        "none",
+        "The devices: none (one), mirrored (all of this machine) or tpu (all "
+        "of a TPU).",
+        ("none", "mirrored", "tpu"),
+    )
+    tpu: str | None = setting(
+        None, "The TPU's name, its address, or local: this machine's own."
+    )
+    input: str | None = setting(
+        None,
+        "A data set to read, in the place of random images that stay on the "
+        "device: folder:PATH, tfds:NAME or tfrecord:PATH. To wait for data "
+        "counts. For training they are cropped, mirrored and put through "
+        "RandAugment, as in the recipes for ImageNet.",
+    )
+    data_dir: str | None = setting(
+        None,
+        "Where tensorflow-datasets keeps what it prepared; may be gs://.",
+    )
+    output_dir: str | None = setting(
+        None,
+        "Where to write. The same command again goes on with what a "
+        "directory holds. By default a new directory in runs/.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Report(Settings):
+    """Settings of `lambda-keras benchmark report`.
+
+    Args: see the help text of each field.
+
+    Example:
+
+    >>> Report(records="runs/mine/records.jsonl").output_dir is None
+    True
+    """
+
+    records: str | None = setting(
+        None,
+        "What benchmark throughput or preflight wrote: their directories, or "
+        "files of records, separated by commas.",
+    )
+    output_dir: str | None = setting(
+        None,
+        "Where to write report.md, report.csv and pareto.png, in the place of "
+        "older ones. By default beside the first file of records.",
+    )
+
+
+MEMORY_ROWS = (
+    *("global", "axial", "local", "lambda", "lambda_k8", "lambda_shared"),
+    *("lambda_convolution", "lambda_auto"),
+)
+MEMORY_PROGRAMS = ("stack", "layer", "model")
+MEMORY_FIGURES = ("paper", "tpu", "run")
+
+
+def _some(default, help, options):
+    return setting(
+        ",".join(default),
+        f"{help} Some of {', '.join(options)}, separated by commas.",
+        expects=f"some of {', '.join(options)}, separated by commas",
+        valid=lambda value: set(value.split(",")) <= set(options),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryBenchmark(Settings):
+    """Settings of `lambda-keras benchmark memory`.
+
+    Args: see the help text of each field.
+
+    Example:
+
+    >>> MemoryBenchmark(rows="global,lambda").batch
+    128
+    """
+
+    programs: str = _some(
+        ("stack", "layer"),
+        "What to look at: the 16 layers of a ResNet-50 one after the other, "
+        "a single layer, or whole ResNet-50s, which take minutes each.",
+        MEMORY_PROGRAMS,
+    )
+    rows: str = _some(
+        MEMORY_ROWS,
+        "Which layers to compare, in the paper's order.",
+        MEMORY_ROWS,
+    )
+    figures: str = _some(
+        MEMORY_FIGURES,
+        "What to find out: the paper's counting, what a compiled TPU program "
+        "needs (with libtpu, and no TPU), or what training here needs.",
+        MEMORY_FIGURES,
+    )
+    batch: int = count(
+        128, "Images per step of stacks and models; 128 in the paper."
+    )
+    image_size: int = count(224, "Height and width of their images.", least=32)
+    layer_batch: int = count(256, "Images per step of the single layer.")
+    layer_size: int = count(64, "Height and width of its input.")
+    run_batch: int = count(
+        8, "Images per step of what runs here, halved until it fits."
+    )
+    precision: str = choice(
+        "float32", "What programs compute in: float32 or bf16.", PRECISIONS
+    )
+    topology: str = setting(
+        "v3-1",
+        "The TPU to compile for: v3-1 (one core), v3-8, v4-8, v5e-1 and so "
+        "on; the batch is divided among its devices.",
+    )
+    timeout: float = positive(
+        1800.0,
+        "Seconds after which a figure is given up: compilers take long over "
+        "convolutions.",
+    )
+    output_dir: str | None = setting(
+        None,
+        "Where to write. The same command again goes on with what a "
+        "directory holds. By default a new directory in runs/.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Preflight(Settings):
+    """Settings of `lambda-keras preflight`.
+
+    Args: see the help text of each field.
+
+    Example:
+
+    >>> Preflight(model="LambdaResNet152@256", topology="v5e-8").mode
+    'train'
+    """
+
+    model: str | None = setting(
+        None,
+        "The model: one of this package, EfficientNetB0 to B7 or V2 of "
+        "keras.applications, or module:function; @SIZE is the image size, as "
+        "in LambdaResNet152@256.",
+    )
+    suite: str | None = choice(
+        None,
+        "Models that belong together, in the place of --model: paper (those "
+        "of the paper's speed-accuracy curve), matched (each EfficientNet and "
+        "the LambdaResNet of at least its accuracy) or quick (small ones).",
+        SUITES,
+    )
+    topology: str = setting(
+        "v5e-8",
+        "The TPU, as Google names it: v2-8, v3-8, v3-32, v4-8, v5e-1, v5p-8, "
+        "v6e-8 and so on; v2-1 and v3-1 are one core.",
+    )
+    mode: str = choice(
+        "train",
+        "What to compile: train (the whole training step) or infer.",
+        ("train", "infer"),
+    )
+    batch: int | None = count(
+        None,
+        "Images per step, over all chips. By default 128 for each device (a "
+        "core on v2 and v3, else a chip); a suite says its own.",
+    )
+    find_batch: bool = setting(
+        False,
+        "Search the largest batch that fits; --batch is tried first.",
+    )
+    precision: str = choice(
+        "bf16", "What models compute in: float32 or bf16.", PRECISIONS
+    )
+    recipe: str | None = setting(
+        None,
+        "Say how long the epochs of a recipe take, as --recipe=paper_350ep; "
+        "see lambda-keras train --help.",
+    )
+    examples: int = count(
+        1_281_167, "Images of an epoch; by default ImageNet's."
+    )
+    price: float | None = positive(
+        None, "What one chip costs for an hour, to say what a recipe costs."
+    )
+    cache: bool = setting(
+        True,
+        "Look up programs that were compiled before; --nocache compiles anew.",
+    )
+    output_dir: str | None = setting(
+        None,
+        "Where to add records.jsonl to. A suite goes on with what a directory "
+        "holds; by default it has a new one in runs/.",
+    )

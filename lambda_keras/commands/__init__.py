@@ -5,7 +5,7 @@ import time
 # The command line imports this before anything that takes long.
 STARTED_AT = time.monotonic()
 
-MISTAKE, FAILED = 2, 1
+MISTAKE, FAILED, DOES_NOT_FIT = 2, 1, 3
 
 
 class CommandError(Exception):
@@ -13,7 +13,8 @@ class CommandError(Exception):
 
     Args:
         message: What went wrong.
-        status: The exit status: `MISTAKE` in the arguments, or `FAILED`.
+        status: The exit status: `MISTAKE` in the arguments, `FAILED`, or
+            `DOES_NOT_FIT` for a program that a TPU has no memory for.
     """
 
     def __init__(self, message: object, status: int = MISTAKE):

@@ -2,11 +2,10 @@
 
 import contextlib
 import datetime
-import sys
 import tempfile
-import time
 from pathlib import Path
 
+from lambda_keras import provenance
 from lambda_keras.benchmark import input_pipeline
 from lambda_keras.benchmark.input_pipeline import BATCH
 from lambda_keras.benchmark.input_pipeline import DECODE
@@ -19,9 +18,9 @@ from lambda_keras.benchmark.records import markdown_table
 from lambda_keras.benchmark.settings import InputBenchmark
 from lambda_keras.commands import FAILED
 from lambda_keras.commands import CommandError
+from lambda_keras.commands.progress import progress
 from lambda_keras.data.sources import load_dataset
 from lambda_keras.files import write_aside
-from lambda_keras.training import summary
 
 PHOTOGRAPHS = 256
 RATE, COST = "images/s/core", "ms of CPU/image"
@@ -42,7 +41,7 @@ def run(settings: InputBenchmark) -> None:
             pipelines = input_pipeline.make_pipelines(dataset, settings)
             # From here on an error is no mistake in the arguments.
             try:
-                with _progress() as tell:
+                with progress() as tell:
                     rates = input_pipeline.measure(pipelines, settings, tell)
                 records = _records(settings, files, rates)
                 table, verdict = _table(records), _verdict(records)
@@ -92,32 +91,13 @@ def _open_dataset(settings):
 
 def _device():
     # Accelerators, if there are any, have no part in it.
-    processor = summary.processor()
+    processor = provenance.processor()
     return f"{processor['count']} cores of {processor['name']}"
-
-
-@contextlib.contextmanager
-def _progress():
-    """Says on standard error what is measured; overwritten on a terminal."""
-    started, width = time.monotonic(), 0
-
-    def tell(line):
-        nonlocal width
-        line = f"[{time.monotonic() - started:4.0f} s] {line}"
-        if not sys.stderr.isatty():
-            print(line, file=sys.stderr, flush=True)
-            return
-        print(f"\r{line.ljust(width)}", end="", file=sys.stderr, flush=True)
-        width = len(line)
-
-    yield tell
-    if width:
-        print(f"\r{' ' * width}\r", end="", file=sys.stderr, flush=True)
 
 
 def _records(settings, files, rates):
     """Two records for each pipeline: by the clock, and of the processor."""
-    processor = summary.processor()
+    processor = provenance.processor()
     cores, records = processor["count"], []
     for name, measured in rates.items():
         size = settings.batch_size
@@ -174,8 +154,9 @@ def _write(directory, settings, files, records, table, verdict):
     with write_aside(directory) as temporary:
         temporary.mkdir()
         append_records(temporary / "records.jsonl", records)
-        provenance = ", ".join(
-            f"{name} {version}" for name, version in summary.versions().items()
+        software = ", ".join(
+            f"{name} {version}"
+            for name, version in provenance.versions().items()
         )
         (temporary / "table.md").write_text(
             f"{files} {settings.image_size} pixels, RandAugment "
@@ -183,7 +164,7 @@ def _write(directory, settings, files, records, table, verdict):
             f"{settings.randaugment_magnitude:g}, batches of "
             f"{settings.batch_size} in {settings.image_dtype}, "
             f"{settings.repeats} repeats (median, and spread from least to "
-            f"greatest), {_device()}, {provenance}, "
+            f"greatest), {_device()}, {software}, "
             f"{records[0].date}.\n\n{table}\n\n{verdict}\n"
         )
         floor = rates[DECODE].value

@@ -5,10 +5,10 @@ import json
 import sys
 from typing import Any
 
+from lambda_keras import provenance
 from lambda_keras.commands import FAILED
 from lambda_keras.commands import CommandError
 from lambda_keras.files import write_aside
-from lambda_keras.training import summary
 from lambda_keras.training.evaluation import evaluate
 from lambda_keras.training.inference import Inference
 from lambda_keras.training.inference import is_labelled
@@ -85,7 +85,7 @@ def _measure(
         "unreadable": len(inference.split) - evaluation.examples,
         "batch_size": settings.batch_size,
         "devices": inference.distribution.describe(),
-        "versions": summary.versions(),
+        "versions": provenance.versions(),
     }
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from lambda_keras import provenance
 from lambda_keras.commands import FAILED
 from lambda_keras.commands import CommandError
 from lambda_keras.data.record_writer import write_labels
 from lambda_keras.files import write_aside
-from lambda_keras.training import summary
 from lambda_keras.training.inference import Inference
 from lambda_keras.training.inference import prepare
 from lambda_keras.training.model_files import expand
@@ -181,7 +181,7 @@ def _report(
                 selection.written,
             )
         ],
-        "versions": summary.versions(),
+        "versions": provenance.versions(),
     }
 
 

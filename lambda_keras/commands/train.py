@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from lambda_keras import provenance
 from lambda_keras.commands import FAILED
 from lambda_keras.commands import STARTED_AT
 from lambda_keras.commands import CommandError
@@ -29,7 +30,6 @@ from lambda_keras.serving.saved_model import check_saved_model
 from lambda_keras.serving.saved_model import export_file
 from lambda_keras.serving.saved_model import export_saved_model
 from lambda_keras.training import run as training
-from lambda_keras.training import summary
 from lambda_keras.training.checkpoints import CheckpointError
 from lambda_keras.training.checkpoints import list_checkpoints
 from lambda_keras.training.picture import draw_run
@@ -169,7 +169,7 @@ def _train(prepared, directory):
     predictions = fitted.model.predict(
         test.images, batch_size=recipe.batch_size, verbose=0
     )
-    device = summary.device(prepared.distribution.num_replicas)
+    device = provenance.device(prepared.distribution.num_replicas)
     agreement, failure = None, None
     try:
         agreement = _export(prepared, fitted, directory, test, predictions)
@@ -237,7 +237,7 @@ def _export(prepared, fitted, directory, test, predictions):
     # An earlier process may have been stopped between this and the summary.
     shutil.rmtree(target, ignore_errors=True)
     is_exact = (
-        summary.device()["kind"] == "CPU"
+        provenance.device()["kind"] == "CPU"
         and prepared.recipe.precision == "float32"
     )
 
@@ -296,7 +296,7 @@ def _report(
         "strategy": prepared.distribution.name,
         "replicas": prepared.distribution.num_replicas,
         "device": device,
-        "versions": summary.versions(),
+        "versions": provenance.versions(),
         "recipe": vars(recipe),
     }
 

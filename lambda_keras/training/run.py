@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from lambda_keras.training import summary
+from lambda_keras import provenance
 from lambda_keras.training.averages import WeightAverages
 from lambda_keras.training.callbacks import BestModel
 from lambda_keras.training.callbacks import Bookkeeper
@@ -97,7 +97,7 @@ def fit(
             "class_names": prepared.dataset.class_names,
             "images": prepared.count_images(),
             "bad_images": prepared.bad_names(),
-            "versions": summary.versions(),
+            "versions": provenance.versions(),
         },
         averages=averages,
         stop=stop,

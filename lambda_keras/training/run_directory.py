@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lambda_keras.files import write_aside
+from lambda_keras.settings import Settings
 from lambda_keras.training.checkpoints import remove_leftovers
-from lambda_keras.training.recipe import Devices
 from lambda_keras.training.recipe import Recipe
 
 RECIPE, SUMMARY = "recipe.json", "summary.json"
@@ -63,7 +63,7 @@ def default_directory(
 @contextlib.contextmanager
 def run_directory(
     directory: str | os.PathLike[str],
-    recipe: Devices,
+    recipe: Settings,
     summary: str = SUMMARY,
 ) -> Iterator[Path]:
     """Makes the directory of a run, or takes up one that was stopped.

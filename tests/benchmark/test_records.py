@@ -51,9 +51,46 @@ def test_the_device_can_be_another(record):
     assert made.settings == {}
 
 
+def test_the_device_and_versions_of_another_process_are_kept():
+    given = {"device": {"kind": "GPU"}, "versions": {"keras": "0"}}
+    made = make_record("throughput", "a model", "images/s", [1], 1, **given)
+    assert (made.device, made.versions) == tuple(given.values())
+
+
 def test_a_record_has_a_value(record):
     with pytest.raises(ValueError, match=r"at least one.*Received: values="):
         dataclasses.replace(record, values=())
+
+
+def test_or_it_says_why_there_is_none(record, tmp_path):
+    failed = make_record(
+        "throughput", "a model", "images/s", [], 512, error="out of memory"
+    )
+    assert failed.value is failed.spread is None
+    line = json.loads(failed.to_json())
+    assert (line["value"], line["spread"]) == (None, None)
+    assert line["error"] == "out of memory"
+    append_records(tmp_path / "records.jsonl", [failed])
+    assert read_records(tmp_path / "records.jsonl") == [failed]
+    assert record.error is None
+
+
+def test_records_from_before_there_were_errors_are_read(record, tmp_path):
+    line = json.loads(record.to_json())
+    del line["error"]
+    path = tmp_path / "records.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    assert read_records(path) == [record]
+
+
+@pytest.mark.parametrize("line", ['{"epoch": 1}', "[1, 2]", "3"])
+def test_a_file_of_something_else_is_refused(record, line, tmp_path):
+    path = tmp_path / "history.jsonl"
+    append_records(path, [record])
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(ValueError, match=r"of records.*history\.jsonl.*line 2"):
+        read_records(path)
 
 
 def test_records_are_read_as_they_were_written(record, tmp_path):

@@ -1,25 +1,37 @@
-"""What a run measured, with all that it takes to place the figures."""
+"""With what a figure was measured: software, device and processor."""
 
 import os
 import platform
+import sys
 from typing import Any
 
 import keras
-import numpy as np
-import sklearn
-import tensorflow as tf
 
-import lambda_keras
+# What figures depend on, by the names of the modules.
+_ALWAYS = ("lambda_keras", "keras", "numpy")
+_ENGINES = {
+    "tensorflow": ("tensorflow",),
+    "jax": ("jax", "jaxlib", "libtpu"),
+    "torch": ("torch",),
+}
+# Beside an engine: tf.data makes the batches that any of them trains on.
+_OTHERS = ("tensorflow", "sklearn")
 
 
 def versions() -> dict[str, str]:
-    """The versions of what a run's figures depend on."""
-    # Asked of the modules: TensorFlow's has several distributions.
-    modules = [lambda_keras, keras, tf, np, sklearn]
-    if keras.backend.backend() == "jax":
-        import jax
+    """Returns the versions of what this process' figures depend on.
 
-        modules.append(jax)
+    Returns:
+        Versions by the names of modules: those that are loaded of the engine
+        and of what feeds it.
+    """
+    engine = _ENGINES[keras.backend.backend()]
+    # Asked of the modules: TensorFlow's has several distributions.
+    modules = [
+        sys.modules[name]
+        for name in dict.fromkeys((*_ALWAYS, *engine, *_OTHERS))
+        if name in sys.modules
+    ]
     return {
         "python": platform.python_version(),
         **{module.__name__: module.__version__ for module in modules},
@@ -27,10 +39,13 @@ def versions() -> dict[str, str]:
 
 
 def device(count: int = 1) -> dict[str, Any]:
-    """What the engine computes on: accelerators, or the processor's cores.
+    """Returns what the engine computes on.
 
     Args:
         count: How many accelerators are in use.
+
+    Returns:
+        Kind, name and number: of accelerators, or of the processor's cores.
     """
     find = _jax_device if keras.backend.backend() == "jax" else _tf_device
     kind, name = find()
@@ -40,7 +55,11 @@ def device(count: int = 1) -> dict[str, Any]:
 
 
 def processor() -> dict[str, Any]:
-    """The processor and its cores, also where there are accelerators."""
+    """Returns the processor and its cores, also where there are accelerators.
+
+    Returns:
+        Kind, name and number, as `device` does.
+    """
     # A container may have been given fewer than the machine has.
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count()
@@ -55,6 +74,8 @@ def _jax_device():
 
 
 def _tf_device():
+    import tensorflow as tf
+
     if tf.config.list_logical_devices("TPU"):
         return "TPU", "TPU"
     gpus = tf.config.list_physical_devices("GPU")

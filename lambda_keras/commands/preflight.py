@@ -1,0 +1,246 @@
+"""`lambda-keras preflight`: what a TPU would make of a step, without one."""
+
+import contextlib
+import datetime
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from lambda_keras.benchmark import tpu_compiler
+from lambda_keras.benchmark.candidates import find_candidate
+from lambda_keras.benchmark.children import ChildError
+from lambda_keras.benchmark.children import call_in_child
+from lambda_keras.benchmark.comparison import calibration
+from lambda_keras.benchmark.preflight import BENCHMARK
+from lambda_keras.benchmark.preflight import Estimate
+from lambda_keras.benchmark.preflight import TrainingPlan
+from lambda_keras.benchmark.preflight import find_largest
+from lambda_keras.benchmark.preflight import read_estimate
+from lambda_keras.benchmark.preflight import shipped_calibration
+from lambda_keras.benchmark.preflight_page import fit_line
+from lambda_keras.benchmark.preflight_page import page
+from lambda_keras.benchmark.preflight_page import suite_page
+from lambda_keras.benchmark.records import append_records
+from lambda_keras.benchmark.records import read_records
+from lambda_keras.benchmark.settings import Preflight
+from lambda_keras.benchmark.suites import find_suite
+from lambda_keras.benchmark.topologies import find_topology
+from lambda_keras.benchmark.tpu_compiler import TpuProgram
+from lambda_keras.commands import DOES_NOT_FIT
+from lambda_keras.commands import FAILED
+from lambda_keras.commands import CommandError
+from lambda_keras.commands.progress import progress
+from lambda_keras.training.recipes import find_recipe
+
+# For one device, where nothing else is said; and when searching.
+IMAGES, MOST_IMAGES = 128, 65_536
+_POLICIES = {"float32": "float32", "bf16": "mixed_bfloat16"}
+
+
+def run(settings: Preflight) -> None:
+    """Compiles a model, or a suite of them, and prints what it takes.
+
+    Args:
+        settings: The settings.
+    """
+    with _mistakes_as_one_line():
+        topology = find_topology(settings.topology)
+        _check(settings, topology)
+    run_either = _run_suite if settings.suite else _run_model
+    run_either(settings, topology)
+
+
+@contextlib.contextmanager
+def _mistakes_as_one_line():
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise CommandError(error) from None
+
+
+def _check(settings, topology):
+    if (settings.model is None) == (settings.suite is None):
+        raise ValueError(
+            "Either `model` or `suite` must be given. Received: "
+            f"model={settings.model}, suite={settings.suite}"
+        )
+    if settings.suite and (settings.find_batch or settings.recipe):
+        raise ValueError(
+            "`find_batch` and `recipe` must be left out with a `suite`. "
+            f"Received: suite={settings.suite}"
+        )
+    if settings.price is not None and not settings.recipe:
+        raise ValueError(
+            "`price` must come with a `recipe`, which it is the price of. "
+            f"Received: price={settings.price}"
+        )
+    if settings.batch is not None and settings.batch % topology.devices:
+        raise ValueError(
+            f"`batch` must be a multiple of {topology.devices}, the "
+            f"{topology.device}s of {topology.name}. "
+            f"Received: batch={settings.batch}"
+        )
+
+
+def _find_plan(settings):
+    if settings.recipe is None:
+        return None
+    recipe = find_recipe(settings.recipe)
+    return TrainingPlan(
+        recipe=settings.recipe,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        examples=settings.examples,
+        price=settings.price,
+    )
+
+
+def _suite_rows(settings, topology):
+    """Candidates, each with batch sizes to try until one fits."""
+    # Those of the paper's models say how many a TPU v3 core has memory for.
+    usual = dict(find_suite("paper"))
+    rows = []
+    for row in find_suite(settings.suite):
+        per_device = row.batch_size or usual.get(row.model, IMAGES)
+        sizes = [settings.batch]
+        if settings.batch is None:
+            halvings = range(per_device.bit_length())
+            sizes = [topology.devices * (per_device >> n) for n in halvings]
+        rows.append((str(find_candidate(row.model)), sizes))
+    return rows
+
+
+def _open_records(settings):
+    """The file to add to; None where nothing is to be written."""
+    if settings.output_dir is None and settings.suite is None:
+        return None
+    now = datetime.datetime.now()
+    default = f"runs/{now:%Y%m%d-%H%M%S}-preflight-{settings.suite}"
+    directory = Path(settings.output_dir or default).expanduser()
+    directory.mkdir(parents=True, exist_ok=True)
+    # Before minutes of compiling, not after them.
+    with tempfile.TemporaryFile(dir=directory):
+        pass
+    return directory / "records.jsonl"
+
+
+def _run_model(settings, topology):
+    with _mistakes_as_one_line():
+        candidate = str(find_candidate(settings.model))
+        plan = _find_plan(settings)
+        path = _open_records(settings)
+    tried = {}
+
+    def fits(per_device):
+        images = per_device * topology.devices
+        estimate = _compile(settings, candidate, images, path, tell)
+        tried[per_device] = estimate
+        if settings.find_batch:
+            tell("")
+            print(f"{images:,} images: {fit_line(estimate)}", flush=True)
+        return estimate.program.fits
+
+    start, hint = IMAGES, ""
+    if settings.batch:
+        start = settings.batch // topology.devices
+    with progress() as tell:
+        if settings.find_batch:
+            largest = find_largest(fits, start, MOST_IMAGES)
+        else:
+            largest = start if fits(start) else None
+            hint = "; --find_batch searches the largest that fits"
+    if largest is None:
+        least = min(tried)
+        raise CommandError(
+            f"{candidate} with {least * topology.devices:,} images on "
+            f"{topology.name} {fit_line(tried[least])}{hint}",
+            status=DOES_NOT_FIT,
+        )
+    print("\n" * settings.find_batch, end="")
+    print(page(tried[largest], shipped_calibration(), plan))
+
+
+def _run_suite(settings, topology):
+    with _mistakes_as_one_line():
+        rows = _suite_rows(settings, topology)
+        path = _open_records(settings)
+        known = {_place(estimate): estimate for estimate in _read(path)}
+    estimates, failures = [], []
+    with progress() as tell:
+        for number, (candidate, sizes) in enumerate(rows, 1):
+            head = f"{number} of {len(rows)}: "
+            for images in sizes:
+                place = (
+                    *(candidate, images, settings.mode, settings.precision),
+                    topology.name,
+                )
+                try:
+                    estimate = known.get(place) or _compile(
+                        settings, candidate, images, path, tell, head
+                    )
+                except CommandError as error:
+                    failures.append(str(error))
+                    break
+                estimates.append(estimate)
+                if estimate.program.fits:
+                    break
+    if estimates:
+        records = [estimate.to_record() for estimate in estimates]
+        print(f"{suite_page(estimates, calibration(records))}\n\n{path}")
+    if failures:
+        raise CommandError("; ".join(failures), status=FAILED)
+
+
+def _place(estimate):
+    return (
+        *(estimate.candidate, estimate.batch_size, estimate.mode),
+        *(estimate.precision, estimate.topology.name),
+    )
+
+
+def _read(path):
+    if not path.exists():
+        return []
+    records = read_records(path)
+    return [read_estimate(one) for one in records if one.benchmark == BENCHMARK]
+
+
+def _compile(
+    settings: Preflight,
+    candidate: str,
+    images: int,
+    path: Path | None,
+    tell: Callable[[str], None],
+    head: str = "",
+) -> Estimate:
+    line = f"{head}compiling {candidate}, {images:,} images"
+    try:
+        told = call_in_child(
+            f"{tpu_compiler.__name__}:compile_candidate",
+            environment=tpu_compiler.ENVIRONMENT,
+            tell=lambda seconds: tell(line),
+            model=candidate,
+            mode=settings.mode,
+            precision=_POLICIES[settings.precision],
+            batch_size=images,
+            topology=settings.topology,
+            use_cache=settings.cache,
+        )
+        estimate = Estimate(
+            candidate=candidate,
+            mode=settings.mode,
+            precision=settings.precision,
+            batch_size=images,
+            program=TpuProgram(**told),
+        )
+        if path:
+            append_records(path, [estimate.to_record()])
+    except ChildError as error:
+        raise CommandError(
+            f"{candidate} with {images:,} images could not be compiled: "
+            f"{error.reason}",
+            status=FAILED,
+        ) from None
+    except OSError as error:
+        raise CommandError(error, status=FAILED) from None
+    return estimate
