@@ -21,6 +21,7 @@ from lambda_keras.benchmark.paper_curve import CORES
 from lambda_keras.benchmark.paper_curve import CURVE
 from lambda_keras.benchmark.paper_curve import EFFICIENTNET
 from lambda_keras.benchmark.paper_curve import IMAGES
+from lambda_keras.benchmark.paper_curve import INFERRED
 from lambda_keras.benchmark.paper_curve import LAMBDA_RESNET
 from lambda_keras.files import write_aside
 
@@ -107,6 +108,12 @@ def _note(sections):
     ]
     if any(setup.is_estimate for setup in sections):
         notes.append("Estimates are of the TPU's compiler: no TPU ran.")
+    points = [row.point for rows in sections.values() for row in rows]
+    if any(point and point.label == INFERRED for point in points):
+        notes.append(
+            "Which LambdaResNets the paper's points below 224 pixels are is "
+            "inferred."
+        )
     counts = {setup.count for setup in sections if setup.is_of_paper}
     if counts:
         converted = f", converted to {min(counts)}" * (counts != {CORES})

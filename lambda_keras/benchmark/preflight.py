@@ -242,7 +242,7 @@ def shipped_calibration(directory: Path = RESULTS) -> list[Calibration]:
     """
     records = [
         record
-        for path in sorted(directory.glob("*.jsonl"))
+        for path in sorted(directory.glob("*/records.jsonl"))
         for record in read_records(path)
     ]
     return calibration(records)

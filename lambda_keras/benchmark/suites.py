@@ -7,16 +7,17 @@ from lambda_keras.benchmark.paper_curve import EFFICIENTNET
 from lambda_keras.benchmark.paper_curve import LAMBDA_RESNET
 from lambda_keras.benchmark.settings import SUITES
 
-# What a TPU v3 core with its 16 GB trains on at once: by the compiler's word
-# for the sizes that were tried, and for the others as for their neighbours.
+# What a TPU v3 core with its 16 GB trains on at once, by the compiler's word.
 _V3_BATCHES = {
     "lambda_resnet_50@128": 64,
     "lambda_resnet_50@160": 64,
+    "lambda_resnet_101@160": 64,
     "lambda_resnet_350@288": 16,
-    "lambda_resnet_350@320": 8,
-    "lambda_resnet_420@320": 8,
+    "lambda_resnet_350@320": 16,
+    "lambda_resnet_420@320": 16,
     "efficientnet_b0@224": 64,
     "efficientnet_b1@240": 64,
+    "efficientnet_b2@260": 64,
     "efficientnet_b6@528": 16,
     "efficientnet_b7@600": 16,
 }

@@ -153,8 +153,10 @@ def test_estimates_are_held_against_the_paper(tmp_path):
     core = dataclasses.replace(FITTING, topology="v3-1", optimal_seconds=0.1)
     known = estimate_of(core, 40, candidate="lambda_resnet_152@256")
     other = estimate_of(core, 40, candidate="mine:own@256")
+    (tmp_path / "v3").mkdir()
     append_records(
-        tmp_path / "v3.jsonl", [known.to_record(), other.to_record()]
+        tmp_path / "v3" / "records.jsonl",
+        [known.to_record(), other.to_record()],
     )
     (row,) = shipped_calibration(tmp_path)
     assert row.candidate == "lambda_resnet_152@256"

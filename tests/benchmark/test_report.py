@@ -62,7 +62,7 @@ def test_measured_rows_are_all_there(records):
     rows, _ = tables(text)
     assert rows[0] == {
         "model": L50,
-        "top-1, % (paper)": "77.4",
+        "top-1, % (paper)": "77.4\N{DAGGER}",
         "batch": "64",
         "images/s": "100",
         "spread": "4.0%",
@@ -222,3 +222,20 @@ def test_records_of_something_else_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"throughput.*benchmark=input"):
         write_report([record], tmp_path / "new")
     assert not list(tmp_path.iterdir())
+
+
+def test_points_that_are_inferred_are_marked():
+    printed, inferred = "lambda_resnet_152@224", "lambda_resnet_50@128"
+    mark = "\N{DAGGER}"
+    for model, is_marked in ((printed, False), (inferred, True)):
+        text = to_markdown(compare(measured(model, 100.0)))
+        assert (f"{mark} Which model this point" in text) == is_marked
+        (rows,) = tables(text)
+        assert (mark in rows[0]["top-1, % (paper)"]) == is_marked
+
+
+def test_it_says_which_batch_normalization_each_side_has():
+    text = to_markdown(compare(measured("efficientnet_b0@224", 100.0)))
+    assert "EfficientNets are those of keras.applications" in text
+    text = to_markdown(compare(measured("lambda_resnet_50@128", 100.0)))
+    assert "keras.applications" not in text

@@ -40,6 +40,30 @@ def test_training_uses_and_remembers_the_moments_of_the_batch():
     )
 
 
+@pytest.mark.parametrize(
+    ("mean", "moving_mean", "tolerance"),
+    [
+        (0.0, 0.0, 1e-5),
+        # The square of 30 takes three digits of a variance of 1, and sums
+        # of TensorFlow on a CPU take another one.
+        (30.0, 0.0, 1e-2),
+        (100.0, 0.0, 1e-1),
+        # float32 itself has four digits left of such inputs.
+        (1000.0, 990.0, 1e-3),
+    ],
+)
+def test_a_mean_far_from_the_moving_one_costs_digits(
+    mean, moving_mean, tolerance
+):
+    layer = BatchNormalization(epsilon=1e-5)
+    layer.build((None, 3))
+    layer.moving_mean.assign(np.full(3, moving_mean))
+    x = np.random.default_rng(0).normal(mean, 1.0, size=(4096, 3))
+    exact = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5)
+    outputs = as_numpy(layer(x.astype("float32"), training=True))
+    np.testing.assert_allclose(outputs, exact, rtol=0, atol=tolerance)
+
+
 @pytest.mark.parametrize("channels", [3, 1])
 def test_masked_positions_do_not_count(channels):
     layer = BatchNormalization(momentum=0.0, epsilon=1e-5, dtype="float64")

@@ -189,6 +189,10 @@ def test_configuration_makes_the_same_layer():
     assert clone.get_config() == layer.get_config()
     assert clone.activation is keras.activations.silu
     assert clone.norm.momentum == 0.7
+    # A configuration serves more than once.
+    config = layer.get_config()
+    for _ in range(2):
+        assert SqueezeExcite.from_config(config).norm.momentum == 0.7
     plain = SqueezeExcite()
     assert SqueezeExcite.from_config(plain.get_config()).norm is None
 
