@@ -1,0 +1,137 @@
+"""What a program of the memory table needs; called in a process of its own."""
+
+import contextlib
+import ctypes
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lambda_keras.benchmark.memory_rows import ROWS
+from lambda_keras.benchmark.memory_rows import build_program
+from lambda_keras.benchmark.steps import batch_arrays
+from lambda_keras.benchmark.steps import batch_shapes
+from lambda_keras.benchmark.steps import compile_model
+from lambda_keras.benchmark.steps import jax_step
+from lambda_keras.benchmark.tpu_compiler import build_without_weights
+from lambda_keras.benchmark.tpu_compiler import compile_for_tpu
+from lambda_keras.benchmark.tpu_compiler import shapes_of
+
+# What the compiler plans is not all: libraries take work space beside it, half
+# as much again for large attention maps on a processor of 2 cores.
+_MARGIN = 1.5
+
+
+def compile_program(
+    row: str,
+    program: str,
+    mode: str,
+    size: int,
+    batch: int,
+    precision: str,
+    topology: str,
+) -> dict[str, Any]:
+    """Compiles a step of a program for a TPU.
+
+    Args:
+        row: A key of `ROWS`.
+        program: As `memory_rows.find_places` takes it.
+        mode: `"train"` or `"infer"`.
+        size: Height and width of the images, or of the input of a layer.
+        batch: The number of images.
+        precision: `"float32"` or `"bf16"`.
+        topology: The TPU, as `v3-1`.
+
+    Returns:
+        The fields of a `TpuProgram`.
+    """
+    model = build_without_weights(
+        lambda: build_program(ROWS[row], program, size, precision)
+    )
+    if mode == "train":
+        compile_model(model)
+    step = shapes_of(lambda: jax_step(model, mode))
+    images = batch_shapes(model, mode, batch)
+    return dataclasses.asdict(compile_for_tpu(step, images, topology))
+
+
+def run_program(
+    row: str, program: str, size: int, batch: int, precision: str
+) -> dict[str, Any]:
+    """Runs training steps of a program, and sees what memory they take.
+
+    On an accelerator that is the peak of the device's own statistics. On a
+    processor it is the peak of what the process has resident during the
+    steps, less what it had before them, plus the arguments (weights,
+    optimizer, batch), which it had before: neither the engine nor its
+    compiler count.
+
+    Args:
+        row: A key of `ROWS`.
+        program: As `memory_rows.find_places` takes it.
+        size: Height and width of the images, or of the input of a layer.
+        batch: The number of images.
+        precision: `"float32"` or `"bf16"`.
+
+    Returns:
+        `peak_memory_bytes`, and of which kind they are.
+
+    Raises:
+        MemoryError: If a processor's memory would not do; it is not tried,
+            for the sake of the other processes there.
+    """
+    model = compile_model(build_program(ROWS[row], program, size, precision))
+    step = jax_step(model, "train")
+    device = jax.devices()[0]
+    on_processor = device.platform == "cpu"
+    examples = tuple(
+        map(jax.numpy.asarray, batch_arrays(model, "train", batch))
+    )
+    arguments = (step.state, examples)
+    compiled = (
+        jax.jit(step.function, donate_argnums=0).lower(*arguments).compile()
+    )
+    if on_processor:
+        _check_memory(compiled.memory_analysis())
+    known = sum(array.nbytes for array in jax.tree.leaves(arguments))
+    # In the first step libraries take their work space.
+    _, state = jax.block_until_ready(compiled(*arguments))
+    if not on_processor:
+        peak = device.memory_stats()["peak_bytes_in_use"]
+        return {"peak_memory_bytes": peak, "peak_memory_of": "device"}
+    before = _forget_peak()
+    jax.block_until_ready(compiled(state, examples))
+    peak = _read("/proc/self/status", "VmHWM") - before + known
+    return {"peak_memory_bytes": peak, "peak_memory_of": "process"}
+
+
+def _check_memory(analysis):
+    needed = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    needed = int(_MARGIN * (needed - analysis.alias_size_in_bytes))
+    available = _read("/proc/meminfo", "MemAvailable")
+    if needed > available:
+        raise MemoryError(f"{needed:,} bytes of {available:,} available")
+    # Should memory run out all the same, this process is to go, and no other.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _forget_peak():
+    """Starts the peak anew; returns what is resident now."""
+    # What the compiler has left would be used again, and not show.
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _read("/proc/self/status", "VmRSS")
+
+
+def _read(path, field):
+    try:
+        text = Path(path).read_text()
+    except FileNotFoundError:
+        raise OSError(
+            "a processor's memory is read from /proc, which only Linux has"
+        ) from None
+    (kilobytes,) = re.findall(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
+    return 1024 * int(kilobytes)
