@@ -111,7 +111,7 @@ class Candidate:
         return model
 
 
-def find_candidate(text: str) -> Candidate:
+def find_candidate(text: str, imports: bool = True) -> Candidate:
     """Reads `MODEL` or `MODEL@SIZE`.
 
     Args:
@@ -119,6 +119,8 @@ def find_candidate(text: str) -> Candidate:
             `keras.applications` (case and underscores are ignored), or
             `module:function`; then the image size, which for a function there
             must be.
+        imports: Whether to look for the function, which imports a module that
+            may take hold of an accelerator.
 
     Returns:
         A `Candidate`.
@@ -138,7 +140,8 @@ def find_candidate(text: str) -> Candidate:
                 "A model of your own needs an image size, as "
                 f"{name}@224. Received: model={text}"
             )
-        _find_function(name)
+        if imports:
+            _find_function(name)
         return Candidate(name, int(size))
     names = {_key(known): known for known in (*MODEL_SPECS, *EFFICIENTNETS)}
     if _key(name) not in names:
@@ -167,10 +170,11 @@ def _find_function(name):
         sys.path.insert(0, os.getcwd())
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    # It is someone else's program: anything may be wrong with it.
+    except Exception as error:
         raise ValueError(
-            f"Expected module:function that can be imported ({error}). "
-            f"Received: model={name}"
+            "Expected module:function that can be imported "
+            f"({type(error).__name__}: {error}). Received: model={name}"
         ) from error
 
 

@@ -21,7 +21,7 @@ OUT_OF_MEMORY = "out of memory"
 # What XLA, TensorFlow, CUDA and its libraries, Python and C++ call it.
 _MEMORY_ERRORS = re.compile(
     r"RESOURCE_EXHAUSTED|ResourceExhausted|MemoryError|out.of.memory"
-    r"|OOM when allocating|ALLOC_FAILED|bad_alloc",
+    r"|OOM when allocating|failed to allocate|ALLOC_FAILED|bad_alloc",
     re.IGNORECASE,
 )
 

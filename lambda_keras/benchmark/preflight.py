@@ -1,12 +1,14 @@
 """What a TPU can be expected to make of a compiled step."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from typing import NamedTuple
 
 from lambda_keras import provenance
+from lambda_keras.benchmark.comparison import ESTIMATED
 from lambda_keras.benchmark.comparison import Calibration
 from lambda_keras.benchmark.comparison import calibration
 from lambda_keras.benchmark.records import Record
@@ -16,12 +18,16 @@ from lambda_keras.benchmark.topologies import Topology
 from lambda_keras.benchmark.topologies import find_topology
 from lambda_keras.benchmark.tpu_compiler import TpuProgram
 
-BENCHMARK, UNIT = "preflight", "images/s"
+UNIT = "images/s"
 NO_ESTIMATE, DOES_NOT_FIT = "no estimate", "does not fit"
-# The compiler's estimate is a sum over operations, each of which takes at
-# least its FLOPs and its bytes; the published peaks that the bound is made of
-# are rounded.
-_LEAST_OF_BOUND = 0.9
+# The compiler's estimate is a sum over operations. Where it is less than their
+# FLOPs and bytes take at the published peaks, which are rounded, something is
+# missing from it.
+_LEAST_OF_ROOFLINE = 0.9
+# From there on a step may take a second, which looks like an operation of -1.
+_LONG = 0.5
+# Above it, the largest batch is searched among multiples of less precision.
+FINE, STRIDE = 64, 8
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -59,25 +65,41 @@ class Estimate:
 
     @property
     def memory_seconds(self) -> float:
-        """The bytes at the peak of the memory's bandwidth."""
+        """The bytes at the peak of the memory's bandwidth.
+
+        Arrays that stay on the chip are counted as if they went to memory.
+        """
         return self.program.bytes / self.topology.hardware.bytes_per_second
 
     @property
     def roofline_seconds(self) -> float:
-        """What a step takes at least: the greater of the two."""
+        """The greater of the two; see `memory_seconds` for what takes less."""
         return max(self.compute_seconds, self.memory_seconds)
+
+    @property
+    def unknown_operations(self) -> int:
+        """How many operations a negative sum of the compiler is without.
+
+        For every operation that it cannot estimate, the compiler adds -1.
+        """
+        seconds = self.program.optimal_seconds
+        return math.ceil(-seconds) if seconds and seconds < 0 else 0
 
     @property
     def seconds(self) -> float | None:
         """The compiler's estimate of a step; None where it is none.
 
-        The compiler adds -1 for every operation that it cannot estimate. So a
-        sum that is negative, or less than the roofline bound, is none.
+        That is the case where its sum, without the unknown operations, is
+        less than the roofline, and where a program has loops, which count as
+        if they were done once.
         """
-        seconds = self.program.optimal_seconds
-        if seconds is None or seconds < _LEAST_OF_BOUND * self.roofline_seconds:
+        program, unknown = self.program, self.unknown_operations
+        if program.optimal_seconds is None or program.loops:
             return None
-        return seconds
+        seconds = program.optimal_seconds + unknown
+        is_short = seconds < _LEAST_OF_ROOFLINE * self.roofline_seconds
+        is_unclear = unknown > 0 and self.roofline_seconds > _LONG
+        return None if is_short or is_unclear else seconds
 
     @property
     def images_per_second(self) -> float | None:
@@ -85,8 +107,8 @@ class Estimate:
         return self.batch_size / self.seconds if self.seconds else None
 
     @property
-    def most_images_per_second(self) -> float:
-        """Of all devices together, by the roofline bound."""
+    def roofline_images_per_second(self) -> float:
+        """Of all devices together, by the roofline."""
         return self.batch_size / self.roofline_seconds
 
     @property
@@ -113,7 +135,7 @@ class Estimate:
         told = dataclasses.asdict(program)
         cached, versions = told.pop("cached"), told.pop("versions")
         return make_record(
-            BENCHMARK,
+            ESTIMATED,
             self.candidate,
             UNIT,
             values,
@@ -125,6 +147,7 @@ class Estimate:
                 "engine": "jax",
                 **told,
                 "estimated_seconds": self.seconds if program.fits else None,
+                "unknown_operations": self.unknown_operations,
                 "roofline_seconds": (
                     self.roofline_seconds if program.fits else None
                 ),
@@ -207,12 +230,13 @@ def find_largest(
         most: The largest to try.
 
     Returns:
-        The size, or None if not even 1 fits.
+        The size, or None if not even 1 fits. From `FINE` on it may be less
+        than the largest by up to `STRIDE`, for each size takes minutes.
 
     Example:
 
     >>> find_largest(lambda size: size <= 100, start=16, most=1024)
-    100
+    96
     """
     least, too_large, size = 0, None, min(start, most)
     while True:
@@ -224,8 +248,11 @@ def find_largest(
             if least == most:
                 return least
             size = min(2 * least, most)
-        elif too_large - least > 1:
+        elif too_large - least > (STRIDE if least >= FINE else 1):
             size = (least + too_large) // 2
+            if size > FINE:
+                size -= size % STRIDE
+                size += STRIDE * (size <= least)
         else:
             return least or None
 

@@ -53,7 +53,9 @@ class InputBenchmark(Settings):
 
 
 SUITES = ("paper", "matched", "quick")
-PRECISIONS = ("float32", "bf16")
+# The dtype policies of precisions.
+POLICIES = {"float32": "float32", "bf16": "mixed_bfloat16"}
+PRECISIONS = tuple(POLICIES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,10 @@ class ThroughputBenchmark(Settings):
         ("both", "train", "infer"),
     )
     precision: str = choice(
-        "float32", "What models compute in: float32 or bf16.", PRECISIONS
+        "float32",
+        "What models compute in: float32 (on many GPUs with TF32 products, "
+        "unless NVIDIA_TF32_OVERRIDE=0) or bf16.",
+        PRECISIONS,
     )
     batch: int | None = count(
         None,
@@ -103,6 +108,11 @@ class ThroughputBenchmark(Settings):
     repeats: int = count(3, "How often everything is measured.", least=3)
     seconds: float = positive(10.0, "How long to measure each time, at most.")
     steps: int = count(50, "How many steps to measure each time, at most.")
+    timeout: float = positive(
+        3600.0,
+        "Seconds after which a process is given up, with all that it compiles "
+        "and measures: one that hangs would hold up the others.",
+    )
     strategy: str = choice(
         "none",
         "The devices: none (one), mirrored (all of this machine) or tpu (all "
@@ -126,7 +136,8 @@ class ThroughputBenchmark(Settings):
     output_dir: str | None = setting(
         None,
         "Where to write. The same command again goes on with what a "
-        "directory holds. By default a new directory in runs/.",
+        "directory holds; what failed there is not tried again. By default a "
+        "new directory in runs/.",
     )
 
 
@@ -271,7 +282,8 @@ class Preflight(Settings):
     )
     find_batch: bool = setting(
         False,
-        "Search the largest batch that fits; --batch is tried first.",
+        "Search the largest batch that fits, above 64 images for each device "
+        "in steps of 8; --batch is tried first.",
     )
     precision: str = choice(
         "bf16", "What models compute in: float32 or bf16.", PRECISIONS
@@ -281,8 +293,8 @@ class Preflight(Settings):
         "Say how long the epochs of a recipe take, as --recipe=paper_350ep; "
         "see lambda-keras train --help.",
     )
-    examples: int = count(
-        1_281_167, "Images of an epoch; by default ImageNet's."
+    examples: int | None = count(
+        None, "Images of the recipe's epoch; by default ImageNet's, if it is."
     )
     price: float | None = positive(
         None, "What one chip costs for an hour, to say what a recipe costs."
@@ -290,6 +302,11 @@ class Preflight(Settings):
     cache: bool = setting(
         True,
         "Look up programs that were compiled before; --nocache compiles anew.",
+    )
+    timeout: float = positive(
+        3600.0,
+        "Seconds after which a program is given up: compilers take long over "
+        "some convolutions.",
     )
     output_dir: str | None = setting(
         None,

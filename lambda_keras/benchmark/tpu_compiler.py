@@ -27,13 +27,14 @@ from lambda_keras.files import write_aside
 
 # For `call_in_child`. Without the third, libtpu asks Google's cloud what
 # machine this is; without the fourth, only one process of a machine may
-# compile. The last two are meant for what computes on this machine, and would
-# change the program.
+# compile; without the fifth, it leaves files in /tmp. The last two are meant
+# for what computes on this machine, and would change the program.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "KERAS_BACKEND": "jax",
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+    "TPU_LOG_DIR": "disabled",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "JAX_ENABLE_X64": "0",
     "XLA_FLAGS": "",
@@ -49,7 +50,7 @@ _COLLECTIVE = re.compile(rf'= ([^%"]*?) ({_COLLECTIVES})(-start)?\(')
 _SHAPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 _NUMBER = r"([\d.]+)([KMGTP]?)"
 _SHORTAGES = (
-    rf"\({_NUMBER}\) exceeds available \w+ \({_NUMBER}\)",
+    rf"\({_NUMBER}\) exceeds available HBM \({_NUMBER}\)",
     rf"Used {_NUMBER} of {_NUMBER} hbm",
 )
 
@@ -64,7 +65,8 @@ class TpuProgram:
     Attributes:
         topology: The name of the TPU.
         fits: Whether the compiler accepts it.
-        available_bytes: How much memory the compiler may use.
+        available_bytes: How much memory the compiler may use; None where it
+            does not say so.
         needed_bytes: How much it says that it would need.
         peak_memory_bytes: The most that is in use at a time.
         temporary_memory_bytes: What is neither argument nor result.
@@ -72,7 +74,8 @@ class TpuProgram:
         output_bytes: The results.
         alias_bytes: What of the results takes the place of an argument.
         flops: Floating-point operations of a step.
-        bytes: Read and written in a step.
+        bytes: Read and written in a step by its operations, also of arrays
+            that stay in the chip's own memory.
         optimal_seconds: The compiler's estimate; -1 is added for every
             operation that it has no estimate of.
         collectives: Counts and bytes of what devices exchange, by kind.
@@ -164,23 +167,34 @@ def compile_for_tpu(
         for shape, dtype in batch
     )
     lowered = jax.jit(step.function, donate_argnums=0).lower(state, arrays)
-    versions = {
-        name: importlib.metadata.version(name)
-        for name in ("jax", "jaxlib", "libtpu")
-    }
-    entry = cache_directory() / f"{_key(lowered.as_text(), tpu, versions)}.json"
-    if use_cache and (known := _read_entry(entry)):
+    versions = compiler_versions()
+    directory = cache_directory()
+    entry = None
+    if directory is not None:
+        entry = directory / f"{_key(lowered.as_text(), tpu, versions)}.json"
+    if entry and use_cache and (known := _read_entry(entry)):
         return dataclasses.replace(known, topology=topology, cached=True)
+    # Before what takes minutes, which nothing is to spoil.
+    available = _available_bytes(everywhere)
     started = time.monotonic()
     facts = _compile(lowered)
     program = TpuProgram(
         topology=topology,
         compile_seconds=time.monotonic() - started,
         versions=versions,
-        **{"available_bytes": _available_bytes(everywhere), **facts},
+        **{"available_bytes": available, **facts},
     )
-    _write_entry(entry, program)
+    if entry:
+        _write_entry(entry, program)
     return program
+
+
+def compiler_versions() -> dict[str, str]:
+    """Returns the versions of what decides how a program is compiled."""
+    return {
+        name: importlib.metadata.version(name)
+        for name in ("jax", "jaxlib", "libtpu")
+    }
 
 
 def _compile(lowered):
@@ -222,7 +236,10 @@ def _available_bytes(sharding):
 
     huge = jax.ShapeDtypeStruct((2**28, 2**10), "float32", sharding=sharding)
     lowered = jax.jit(lambda x: x + x[::-1]).lower(huge)
-    return _compile(lowered).get("available_bytes")
+    try:
+        return _compile(lowered).get("available_bytes")
+    except jax.errors.JaxRuntimeError:
+        return None  # Refused in words that are not known here.
 
 
 def parse_shortage(message: str) -> tuple[int, int] | None:
@@ -281,13 +298,17 @@ def _array_bytes(dtype, dimensions):
     return elements * bits // 8
 
 
-def cache_directory() -> Path:
+def cache_directory() -> Path | None:
     """Returns where compiled programs' figures are kept.
 
     Returns:
-        A directory of the user's cache, as XDG_CACHE_HOME says.
+        A directory of the user's cache, as XDG_CACHE_HOME says; None for a
+        user who has no home.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
     return Path(home) / "lambda_keras" / "preflight"
 
 

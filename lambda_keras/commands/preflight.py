@@ -1,17 +1,22 @@
 """`lambda-keras preflight`: what a TPU would make of a step, without one."""
 
 import contextlib
+import dataclasses
 import datetime
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from lambda_keras import provenance
 from lambda_keras.benchmark import tpu_compiler
 from lambda_keras.benchmark.candidates import find_candidate
+from lambda_keras.benchmark.children import OUT_OF_MEMORY
 from lambda_keras.benchmark.children import ChildError
 from lambda_keras.benchmark.children import call_in_child
+from lambda_keras.benchmark.comparison import ESTIMATED
 from lambda_keras.benchmark.comparison import calibration
-from lambda_keras.benchmark.preflight import BENCHMARK
+from lambda_keras.benchmark.preflight import FINE
+from lambda_keras.benchmark.preflight import STRIDE
 from lambda_keras.benchmark.preflight import Estimate
 from lambda_keras.benchmark.preflight import TrainingPlan
 from lambda_keras.benchmark.preflight import find_largest
@@ -22,6 +27,7 @@ from lambda_keras.benchmark.preflight_page import page
 from lambda_keras.benchmark.preflight_page import suite_page
 from lambda_keras.benchmark.records import append_records
 from lambda_keras.benchmark.records import read_records
+from lambda_keras.benchmark.settings import POLICIES
 from lambda_keras.benchmark.settings import Preflight
 from lambda_keras.benchmark.suites import find_suite
 from lambda_keras.benchmark.topologies import find_topology
@@ -31,10 +37,14 @@ from lambda_keras.commands import FAILED
 from lambda_keras.commands import CommandError
 from lambda_keras.commands.progress import progress
 from lambda_keras.training.recipes import find_recipe
+from lambda_keras.training.run_directory import locked
 
 # For one device, where nothing else is said; and when searching.
 IMAGES, MOST_IMAGES = 128, 65_536
-_POLICIES = {"float32": "float32", "bf16": "mixed_bfloat16"}
+# Images of an epoch.
+_EXAMPLES = {"tfds:imagenet2012": 1_281_167}
+# With other ones, a record is of another program.
+_DECISIVE = ("lambda_keras", "jax", "libtpu")
 
 
 def run(settings: Preflight) -> None:
@@ -46,6 +56,8 @@ def run(settings: Preflight) -> None:
     with _mistakes_as_one_line():
         topology = find_topology(settings.topology)
         _check(settings, topology)
+    # Records have one name for each TPU, however it was written.
+    settings = dataclasses.replace(settings, topology=topology.name)
     run_either = _run_suite if settings.suite else _run_model
     run_either(settings, topology)
 
@@ -69,10 +81,17 @@ def _check(settings, topology):
             "`find_batch` and `recipe` must be left out with a `suite`. "
             f"Received: suite={settings.suite}"
         )
-    if settings.price is not None and not settings.recipe:
+    for name in ("price", "examples"):
+        given = getattr(settings, name)
+        if given is not None and not settings.recipe:
+            raise ValueError(
+                f"`{name}` must come with a `recipe`, whose epochs it is of. "
+                f"Received: {name}={given}"
+            )
+    if settings.recipe and settings.mode != "train":
         raise ValueError(
-            "`price` must come with a `recipe`, which it is the price of. "
-            f"Received: price={settings.price}"
+            "`recipe` must come with mode=train, which its epochs are of. "
+            f"Received: recipe={settings.recipe}, mode={settings.mode}"
         )
     if settings.batch is not None and settings.batch % topology.devices:
         raise ValueError(
@@ -86,11 +105,17 @@ def _find_plan(settings):
     if settings.recipe is None:
         return None
     recipe = find_recipe(settings.recipe)
+    examples = settings.examples or _EXAMPLES.get(recipe.dataset)
+    if examples is None:
+        raise ValueError(
+            "`examples` must be given with a `recipe` that is not for "
+            f"ImageNet. Received: recipe={settings.recipe}, examples=None"
+        )
     return TrainingPlan(
         recipe=settings.recipe,
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
-        examples=settings.examples,
+        examples=examples,
         price=settings.price,
     )
 
@@ -101,7 +126,8 @@ def _suite_rows(settings, topology):
     usual = dict(find_suite("paper"))
     rows = []
     for row in find_suite(settings.suite):
-        per_device = row.batch_size or usual.get(row.model, IMAGES)
+        # What a suite says itself may be for other machines.
+        per_device = usual.get(row.model) or row.batch_size or IMAGES
         sizes = [settings.batch]
         if settings.batch is None:
             halvings = range(per_device.bit_length())
@@ -116,7 +142,14 @@ def _open_records(settings):
         return None
     now = datetime.datetime.now()
     default = f"runs/{now:%Y%m%d-%H%M%S}-preflight-{settings.suite}"
-    directory = Path(settings.output_dir or default).expanduser()
+    directory = Path(settings.output_dir or default)
+    try:
+        directory = directory.expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"`output_dir` must be a directory ({error}). "
+            f"Received: output_dir={directory}"
+        ) from None
     directory.mkdir(parents=True, exist_ok=True)
     # Before minutes of compiling, not after them.
     with tempfile.TemporaryFile(dir=directory):
@@ -143,9 +176,10 @@ def _run_model(settings, topology):
     start, hint = IMAGES, ""
     if settings.batch:
         start = settings.batch // topology.devices
+    most = max(start, MOST_IMAGES)
     with progress() as tell:
         if settings.find_batch:
-            largest = find_largest(fits, start, MOST_IMAGES)
+            largest = find_largest(fits, start, most)
         else:
             largest = start if fits(start) else None
             hint = "; --find_batch searches the largest that fits"
@@ -156,16 +190,34 @@ def _run_model(settings, topology):
             f"{topology.name} {fit_line(tried[least])}{hint}",
             status=DOES_NOT_FIT,
         )
-    print("\n" * settings.find_batch, end="")
+    if settings.find_batch:
+        print(f"{_found_line(largest, most, topology)}\n")
     print(page(tried[largest], shipped_calibration(), plan))
+
+
+def _found_line(largest, most, topology):
+    images = f"{largest * topology.devices:,} images"
+    if largest == most:
+        return f"{images} fit; more were not tried."
+    within = f", to within {STRIDE} a {topology.device}" * (largest >= FINE)
+    return f"{images} are the most that fit{within}."
 
 
 def _run_suite(settings, topology):
     with _mistakes_as_one_line():
         rows = _suite_rows(settings, topology)
         path = _open_records(settings)
-        known = {_place(estimate): estimate for estimate in _read(path)}
-    estimates, failures = [], []
+        path.touch()
+    with contextlib.ExitStack() as stack:
+        with _mistakes_as_one_line():
+            stack.enter_context(locked(path))
+            _check_versions(path)
+            known = {_place(estimate): estimate for estimate in _read(path)}
+        _compile_suite(settings, topology, rows, path, known)
+
+
+def _compile_suite(settings, topology, rows, path, known):
+    estimates, failures, misfits = [], [], []
     with progress() as tell:
         for number, (candidate, sizes) in enumerate(rows, 1):
             head = f"{number} of {len(rows)}: "
@@ -184,11 +236,33 @@ def _run_suite(settings, topology):
                 estimates.append(estimate)
                 if estimate.program.fits:
                     break
+            else:
+                misfits.append(candidate)
     if estimates:
         records = [estimate.to_record() for estimate in estimates]
         print(f"{suite_page(estimates, calibration(records))}\n\n{path}")
     if failures:
         raise CommandError("; ".join(failures), status=FAILED)
+    if misfits:
+        raise CommandError(
+            f"{', '.join(misfits)}: no batch that was tried fits on "
+            f"{topology.name}",
+            status=DOES_NOT_FIT,
+        )
+
+
+def _check_versions(path):
+    """Refuses to go on with what was compiled by something else."""
+    now = {**provenance.versions(), **tpu_compiler.compiler_versions()}
+    for record in read_records(path):
+        for name in _DECISIVE:
+            there = record.versions.get(name, now[name])
+            if record.benchmark == ESTIMATED and there != now[name]:
+                raise ValueError(
+                    f"`output_dir` has estimates of {name} {there}, and this "
+                    f"is {now[name]}: give another directory. "
+                    f"Received: output_dir={path.parent}"
+                )
 
 
 def _place(estimate):
@@ -202,7 +276,20 @@ def _read(path):
     if not path.exists():
         return []
     records = read_records(path)
-    return [read_estimate(one) for one in records if one.benchmark == BENCHMARK]
+    return [read_estimate(one) for one in records if one.benchmark == ESTIMATED]
+
+
+def _add(path, estimate):
+    """Adds a row, unless the same is there: it would count as a repeat."""
+    if _figures(estimate) not in map(_figures, _read(path)):
+        append_records(path, [estimate.to_record()])
+
+
+def _figures(estimate):
+    program = dataclasses.replace(
+        estimate.program, compile_seconds=0.0, cached=False, versions={}
+    )
+    return dataclasses.replace(estimate, program=program)
 
 
 def _compile(
@@ -218,10 +305,11 @@ def _compile(
         told = call_in_child(
             f"{tpu_compiler.__name__}:compile_candidate",
             environment=tpu_compiler.ENVIRONMENT,
+            timeout=settings.timeout,
             tell=lambda seconds: tell(line),
             model=candidate,
             mode=settings.mode,
-            precision=_POLICIES[settings.precision],
+            precision=POLICIES[settings.precision],
             batch_size=images,
             topology=settings.topology,
             use_cache=settings.cache,
@@ -234,13 +322,23 @@ def _compile(
             program=TpuProgram(**told),
         )
         if path:
-            append_records(path, [estimate.to_record()])
+            _add(path, estimate)
     except ChildError as error:
         raise CommandError(
             f"{candidate} with {images:,} images could not be compiled: "
-            f"{error.reason}",
+            f"{_reason(error)}",
             status=FAILED,
         ) from None
-    except OSError as error:
+    except (ValueError, OSError) as error:
         raise CommandError(error, status=FAILED) from None
     return estimate
+
+
+def _reason(error):
+    """Tells this machine's memory from that of the TPU."""
+    if error.reason != OUT_OF_MEMORY:
+        return error.reason
+    for line in error.output.splitlines():
+        if "RESOURCE_EXHAUSTED" in line:
+            return line
+    return "this machine ran out of memory while compiling"

@@ -1,6 +1,7 @@
 """How long work shows that it goes on."""
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +32,8 @@ def progress() -> Iterator[Callable[[str], None]]:
         nonlocal width, last
         stamped = line and f"[{time.monotonic() - started:4.0f} s] {line}"
         if sys.stderr.isatty():
+            # What goes on in a second line could not be overwritten.
+            stamped = stamped[: shutil.get_terminal_size().columns - 1]
             end = "" if line else "\r"
             padded = f"\r{stamped.ljust(width)}{end}"
             print(padded, end="", file=sys.stderr, flush=True)

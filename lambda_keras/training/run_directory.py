@@ -94,7 +94,10 @@ def run_directory(
             with write_aside(directory / RECIPE) as temporary:
                 temporary.write_text(json.dumps(vars(recipe), indent=2) + "\n")
     # The lock comes first: what another process has there is not taken back.
-    with _locked(directory), _taken_back_if_failing(directory, missing):
+    with (
+        locked(directory / RECIPE),
+        _taken_back_if_failing(directory, missing),
+    ):
         remove_leftovers(directory)
         yield directory
 
@@ -142,23 +145,29 @@ def _check_same(directory, recipe):
 
 
 @contextlib.contextmanager
-def _locked(directory):
-    """Keeps a second process out, where the system can.
+def locked(path: Path) -> Iterator[None]:
+    """Keeps a second process out of a directory, where the system can.
 
     One that is still saving when the next is started would be disturbed.
+
+    Args:
+        path: A file of the directory.
+
+    Raises:
+        FileExistsError: If another process is there.
     """
     try:
         import fcntl
     except ImportError:  # Not on Windows.
         yield
         return
-    with open(directory / RECIPE) as file:
+    with open(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FileExistsError(
                 "`output_dir` must not be that of a run that is still going "
-                f"on. Received: output_dir={directory}"
+                f"on. Received: output_dir={path.parent}"
             ) from None
         except OSError:
             pass  # Some file systems have no locks.

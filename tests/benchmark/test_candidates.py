@@ -37,8 +37,8 @@ def test_models_are_found_however_they_are_written(text, name):
         ("EfficientNetB0@0", "after @ must be an integer above 0"),
         ("EfficientNetB0@2.5", "after @ must be an integer above 0"),
         ("a.module:function", "needs an image size, as a.module:function@224"),
-        ("nowhere:f@8", r"can be imported \(No module.*model=nowhere:f"),
-        ("tests.benchmark.models:f@8", "can be imported .*has no attribute"),
+        ("nowhere:f@8", r"\(ModuleNotFoundError: No module.*=nowhere:f"),
+        ("tests.benchmark.models:f@8", "AttributeError.*has no attribute"),
         (":f@8", r"Expected module:function"),
         ("", "The closest are"),
     ],
@@ -46,6 +46,24 @@ def test_models_are_found_however_they_are_written(text, name):
 def test_mistakes_are_named(text, message):
     with pytest.raises(ValueError, match=message):
         find_candidate(text)
+
+
+def test_a_module_is_left_alone_where_it_might_take_an_accelerator():
+    candidate = find_candidate("nowhere:f@8", imports=False)
+    assert str(candidate) == "nowhere:f@8"
+
+
+@pytest.mark.parametrize(
+    ("program", "error"),
+    [("x =", "SyntaxError"), ("raise RuntimeError('no')", "RuntimeError: no")],
+)
+def test_a_module_that_fails_is_a_mistake(
+    program, error, tmp_path, monkeypatch
+):
+    (tmp_path / "failing_module.py").write_text(program)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=rf"can be imported \({error}"):
+        find_candidate("failing_module:build@8")
 
 
 def test_families():
@@ -102,6 +120,15 @@ def test_an_efficientnet_has_the_ends_of_our_models(efficientnet):
     ]
     _, *ends, dense = efficientnet.layers
     body = ends.pop(1)
+    # Its own rates: before the classifier, and of stochastic depth, which
+    # grows to 0.2 over 16 blocks, where there is something to leave out.
+    assert ends[-1].rate == 0.2
+    rates = [
+        layer.rate
+        for layer in body.layers
+        if isinstance(layer, keras.layers.Dropout)
+    ]
+    assert rates[-1] == pytest.approx(0.2 * 15 / 16) and len(rates) == 9
     assert {layer.compute_dtype for layer in (*ends, dense)} == {"float32"}
     assert {layer.compute_dtype for layer in body.layers} == {"bfloat16"}
     assert efficientnet.dtype_policy.name == "mixed_bfloat16"

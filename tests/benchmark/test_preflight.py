@@ -20,7 +20,8 @@ def test_the_roofline_is_the_greater_of_operations_and_memory():
     assert estimate.compute_seconds == pytest.approx(0.010)
     assert estimate.memory_seconds == pytest.approx(0.020)
     assert estimate.roofline_seconds == pytest.approx(0.020)
-    assert estimate.most_images_per_second == pytest.approx(1024 / 0.020)
+    by_roofline = estimate.roofline_images_per_second
+    assert by_roofline == pytest.approx(1024 / 0.020)
     busy = dataclasses.replace(FITTING, flops=1.97e13)
     assert estimate_of(busy).roofline_seconds == pytest.approx(0.100)
 
@@ -37,7 +38,7 @@ def test_images_per_second_are_those_of_all_devices():
     assert estimate.images_per_second == pytest.approx(1024 / 0.025)
 
 
-@pytest.mark.parametrize("seconds", [-3.99, -1.0, 0.0, 0.0005, 0.0179])
+@pytest.mark.parametrize("seconds", [-3.99, -3.0, -1.0, 0.0, 0.0005, 0.0179])
 def test_less_than_the_roofline_is_no_estimate(seconds):
     program = dataclasses.replace(FITTING, optimal_seconds=seconds)
     assert estimate_of(program).seconds is None
@@ -48,6 +49,47 @@ def test_less_than_the_roofline_is_no_estimate(seconds):
 def test_from_the_roofline_on_it_is_one(seconds):
     program = dataclasses.replace(FITTING, optimal_seconds=seconds)
     assert estimate_of(program).seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("total", "unknown", "seconds"),
+    [
+        (-0.975, 1, 0.025),
+        (-2.975, 3, 0.025),
+        (-299.98, 300, 0.02),
+        (-3.99, 4, None),
+        (0.025, 0, 0.025),
+        (1.025, 0, 1.025),
+        (None, 0, None),
+    ],
+)
+def test_operations_that_are_not_known_are_left_out(total, unknown, seconds):
+    program = dataclasses.replace(FITTING, optimal_seconds=total)
+    estimate = estimate_of(program)
+    assert estimate.unknown_operations == unknown
+    assert estimate.seconds == (seconds and pytest.approx(seconds))
+    record = estimate.to_record()
+    assert record.settings["unknown_operations"] == unknown
+    assert record.settings["optimal_seconds"] == total
+    assert record.error == (None if seconds else "no estimate")
+    if seconds:
+        assert record.value == pytest.approx(1024 / seconds)
+
+
+def test_of_long_steps_it_is_not_known_how_many_are_left_out():
+    # 0.7 s without one operation, or 1.7 s without two
+    long = dataclasses.replace(FITTING, bytes=0.6 * 819e9)
+    total = dataclasses.replace(long, optimal_seconds=-0.3)
+    assert estimate_of(total).seconds is None
+    total = dataclasses.replace(long, optimal_seconds=0.7)
+    assert estimate_of(total).seconds == 0.7
+
+
+def test_loops_count_once_so_there_is_no_estimate():
+    estimate = estimate_of(dataclasses.replace(FITTING, loops=1))
+    assert estimate.seconds is None
+    record = estimate.to_record()
+    assert (record.error, record.values) == ("no estimate", ())
 
 
 def test_maxtexts_formula():
@@ -63,21 +105,37 @@ def test_a_plan_takes_hours_and_costs_what_its_chips_cost():
     assert plan.cost(hours=3.0, chips=0.5) == pytest.approx(1.8)
 
 
-@pytest.mark.parametrize("largest", [1, 2, 3, 31, 32, 33, 100, 128, 1000])
-@pytest.mark.parametrize("start", [1, 32, 128])
-def test_the_largest_that_fits_is_found(largest, start):
+def search(largest, start):
+    """Returns what is found, and what was tried."""
     tried = []
 
     def fits(size):
         tried.append(size)
         return size <= largest
 
-    assert find_largest(fits, start=start, most=1024) == largest
+    return find_largest(fits, start=start, most=1024), tried
+
+
+@pytest.mark.parametrize("largest", [1, 31, 32, 63, 64, 100, 128, 1000])
+@pytest.mark.parametrize("start", [1, 32, 128])
+def test_the_largest_that_fits_is_found(largest, start):
+    step = 1 if largest < 64 else 8
+    found = largest - largest % step
+    size, tried = search(largest, start)
+    assert size == found
     assert tried[0] == start
-    # No size is compiled twice, and it is proven that one more is too many.
+    # No size is compiled twice, and it is proven that more is too many.
     assert len(set(tried)) == len(tried)
-    assert {largest, largest + 1} <= set(tried)
-    assert len(tried) <= 20
+    assert {found, found + step} <= set(tried)
+    assert len(tried) <= 17
+
+
+@pytest.mark.parametrize("start", [65, 100, 105])
+def test_a_start_between_the_steps_loses_no_more_than_a_step(start):
+    for largest in range(64, 260):
+        size, tried = search(largest, start)
+        assert largest - 8 < size <= largest
+        assert len(set(tried)) == len(tried)
 
 
 def test_a_search_ends_where_it_is_told_to():

@@ -43,13 +43,13 @@ def test_the_page_says_what_each_number_is():
     assert lines["arguments"][0] == "1.00 GiB"
     assert lines["MaxText's formula"][0] == "5.50 GiB"
     assert lines["floating-point operations"] == ["1.97 TFLOP"]
-    assert lines["memory read and written"] == ["16.38 GB"]
+    assert lines["bytes read and written"] == ["16.38 GB"]
     assert lines["40 all-reduce"] == ["120.00 MB", "between devices"]
     assert lines["operations at peak"] == ["10.00 ms", "197 TFLOP/s of bf16"]
-    assert lines["memory at peak"] == ["20.00 ms", "819 GB/s"]
-    assert lines["roofline bound"] == ["20.00 ms", "the greater of the two"]
+    assert lines["bytes at peak"] == ["20.00 ms", "819 GB/s"]
+    assert lines["roofline"] == ["20.00 ms", "the greater of the two"]
     assert lines["compiler's estimate"] == ["25.00 ms", "40% of peak FLOP/s"]
-    assert lines["Images per second"] == ["estimate", "at most"]
+    assert lines["Images per second"] == ["estimate", "by roofline"]
     assert lines["a chip"] == ["5,120", "6,400"]
     assert lines["all of v5e-8"] == ["40,960", "51,200"]
 
@@ -99,15 +99,42 @@ def test_one_core_is_not_multiplied():
     assert "DataParallel" not in page(estimate_of(program, 32), [])
 
 
-def test_without_an_estimate_the_bound_is_given_and_why():
+def test_half_a_chip_is_called_so():
+    core = dataclasses.replace(FITTING, topology="v2-1", optimal_seconds=0.1)
+    lines = lines_of(estimate_of(core, 32), [], PLAN)
+    assert lines["chip-hours"][1] == "of half a chip, which nobody rents out"
+    assert lines_of(estimate_of(FITTING), [], PLAN)["chip-hours"] == ["24.3"]
+
+
+def test_an_estimate_without_some_operations_is_marked():
+    program = dataclasses.replace(FITTING, optimal_seconds=-5.975)
+    lines = lines_of(estimate_of(program), [], PLAN)
+    assert lines["compiler's estimate *"][0] == "25.00 ms"
+    assert lines["Images per second"] == ["estimate *", "by roofline"]
+    assert lines["all of v5e-8"] == ["40,960", "51,200"]
+    assert lines["hours"] == ["3.0", "by the estimate *"]
+    text = page(estimate_of(program), [])
+    note = (
+        "* The compiler's estimate without 6 operations that it does not know."
+    )
+    assert note in " ".join(text.split())
+    assert "no estimate" not in text
+    one = dataclasses.replace(FITTING, optimal_seconds=-0.975)
+    assert "without 1 operation that" in page(estimate_of(one), [])
+    assert "*" not in page(estimate_of(FITTING), [])
+
+
+def test_without_an_estimate_the_roofline_is_given_and_why():
     program = dataclasses.replace(FITTING, optimal_seconds=-3.99)
     text = page(estimate_of(program), [], PLAN)
     lines = lines_of(estimate_of(program), [], PLAN)
     assert lines["compiler's estimate"] == ["no estimate", "see below"]
     assert lines["a chip"] == ["-", "6,400"]
-    assert lines["hours"] == ["2.4", "at least, by the bound"]
-    assert "the compiler's sum is -3.99 s" in text
-    assert "it adds -1 for every operation that it does not know" in text
+    assert lines["hours"] == ["2.4", "by the roofline"]
+    words = " ".join(text.split())
+    assert "the compiler's sum is -3.99 s" in words
+    assert "it adds -1 for every operation that it does not know" in words
+    assert "*" not in text
     silent = dataclasses.replace(FITTING, optimal_seconds=None)
     text = page(estimate_of(silent), [])
     assert "There is no estimate of the time from this compiler." in text
@@ -119,7 +146,11 @@ def test_without_an_estimate_the_bound_is_given_and_why():
         ({}, "batch statistics are those of the whole batch"),
         ({}, "keras.distribution.DataParallel"),
         ({}, "The time that data takes between chips is in no figure"),
-        ({"loops": 3}, "has 3 loops"),
+        ({}, "stay on the chip are counted as if they went to memory, so a"),
+        ({"loops": 1}, "has 1 loop, whose operations"),
+        ({"loops": 3}, "has 3 loops, whose operations"),
+        ({"loops": 3}, "there is no estimate of the time, and the roofline is"),
+        ({"loops": 3, "optimal_seconds": -0.975}, "has 3 loops"),
         ({"cached": True}, "libtpu 4.5.6: compiled earlier (cached); no TPU"),
     ],
 )
@@ -143,10 +174,9 @@ def test_estimates_are_called_so_beside_their_calibration():
     assert "on TPU v3: 1.05 to 1.08 for LambdaResNets and 1.76 to" in words
     assert "for EfficientNets (this model: 1.08)." in words
     assert "this model" not in page(estimate_of(FITTING), CALIBRATIONS)
-    assert "for other tpus it is not known" in words.lower()
-    core = dataclasses.replace(FITTING, topology="v3-1", optimal_seconds=0.1)
-    words = page(estimate_of(core), CALIBRATIONS)
-    assert "for other tpus" not in words.lower()
+    assert "are read off a figure, to 0.02 s for 1,024 images" in words
+    assert "which models its small points are is inferred" in words
+    assert "On other TPUs, and for inference, nothing is known." in words
     assert "no record of it" in " ".join(page(estimate, []).split())
 
 
@@ -154,6 +184,29 @@ def test_what_does_not_fit_is_one_line():
     assert fit_line(estimate_of(TOO_LARGE)) == (
         "does not fit: 20.00 GiB are needed of a chip's 16.00 GiB, "
         "4.00 GiB too much"
+    )
+
+
+def test_where_memory_is_not_known_only_the_peak_is_said():
+    program = dataclasses.replace(FITTING, available_bytes=None)
+    assert fit_line(estimate_of(program)) == "fits: 4.00 GiB of a chip's memory"
+    assert "fits: 4.00 GiB of a chip's memory." in page(
+        estimate_of(program), []
+    )
+
+
+def test_a_suite_marks_estimates_without_some_operations():
+    marked = dataclasses.replace(FITTING, optimal_seconds=-5.975)
+    estimates = [
+        estimate_of(FITTING, candidate="whole"),
+        estimate_of(marked, candidate="partly"),
+        estimate_of(TOO_LARGE, candidate="none"),
+    ]
+    _, table, note = suite_page(estimates, []).split("\n\n")
+    assert table.count("5,120 *") == 1 and table.count("5,120") == 2
+    assert note == (
+        "* The compiler's estimate without operations that it does not know: "
+        "6 of partly."
     )
 
 
@@ -181,7 +234,7 @@ def test_a_suite_is_a_table():
         "images/core": "32",
         "peak memory": "4.00 GiB",
         "estimated img/s": "320",
-        "at most": "879",
+        "by roofline": "879",
         "paper's img/s": "264",
         "estimate/paper": "1.08",
     }

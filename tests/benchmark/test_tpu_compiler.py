@@ -14,6 +14,7 @@ from lambda_keras.benchmark.tpu_compiler import count_collectives
 from lambda_keras.benchmark.tpu_compiler import parse_shortage
 from lambda_keras.benchmark.tpu_compiler import shapes_of
 from tests.benchmark import models
+from tests.benchmark.tpu_programs import estimate_of
 
 GIB = 2**30
 
@@ -76,6 +77,7 @@ def test_the_shortage_is_read_off_the_refusal(message, expected):
     [
         "INVALID_ARGUMENT: the shape (2G) exceeds available HBM (1G)",
         "RESOURCE_EXHAUSTED: too many open files",
+        "RESOURCE_EXHAUSTED: (20.00M) exceeds available VMEM (16.00M)",
     ],
 )
 def test_other_errors_are_no_shortage(message):
@@ -90,6 +92,19 @@ def test_the_cache_is_the_users(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     directory = tmp_path / "home" / ".cache" / "lambda_keras" / "preflight"
     assert tpu_compiler.cache_directory() == directory
+
+
+def take_home_away(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", home)
+
+
+def test_who_has_no_home_has_no_cache(monkeypatch):
+    take_home_away(monkeypatch)
+    assert tpu_compiler.cache_directory() is None
 
 
 def product(state, batch):
@@ -113,8 +128,8 @@ def factor(state, batch):
 KERNEL = np.zeros((256, 256), "float32")
 
 
-def batch_of(size):
-    return (((size, 256), np.dtype("float32")),)
+def batch_of(size, width=256):
+    return (((size, width), np.dtype("float32")),)
 
 
 @pytest.fixture
@@ -175,6 +190,20 @@ def test_what_has_no_estimate_counts_minus_one(tpu):
 
 @on_jax
 @pytest.mark.tpu_backend
+def test_several_chips_have_an_estimate_too(tpu):
+    # The sum of a kernel's gradients over the chips may be unknown.
+    kernel = np.zeros((512, 512), "float32")
+    program = compile_for_tpu(
+        Step(product, [kernel]), batch_of(1024, 512), "v5e-8"
+    )
+    assert program.collectives["all-reduce"]["count"] > 0
+    estimate = estimate_of(program)
+    assert estimate.unknown_operations < 2
+    assert estimate.seconds == pytest.approx(estimate.roofline_seconds, rel=0.5)
+
+
+@on_jax
+@pytest.mark.tpu_backend
 def test_programs_are_compiled_once(tpu):
     def compile_again(topology="v5e-1", size=128, **arguments):
         return compile_for_tpu(
@@ -206,6 +235,17 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     file.touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(file))
     assert compile_for_tpu(Step(product, [KERNEL]), batch_of(128), "v5e-1").fits
+    take_home_away(monkeypatch)
+    assert compile_for_tpu(Step(product, [KERNEL]), batch_of(128), "v5e-1").fits
+
+
+@on_jax
+@pytest.mark.tpu_backend
+def test_a_compiler_need_not_say_how_much_memory_there_is(tpu, monkeypatch):
+    # As if it refused in other words
+    monkeypatch.setattr(tpu_compiler, "parse_shortage", lambda message: None)
+    program = compile_for_tpu(Step(product, [KERNEL]), batch_of(128), "v5e-1")
+    assert program.fits and program.available_bytes is None
 
 
 @on_jax

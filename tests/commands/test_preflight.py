@@ -1,15 +1,18 @@
 import dataclasses
 import importlib.util
 import json
+import re
 
 import keras
 import pytest
 
 from lambda_keras import cli
 from lambda_keras.benchmark.children import ChildError
+from lambda_keras.benchmark.records import append_records
 from lambda_keras.benchmark.records import read_records
 from lambda_keras.benchmark.suites import SuiteRow
 from lambda_keras.benchmark.suites import find_suite
+from lambda_keras.training.run_directory import locked
 from tests.benchmark.tpu_programs import FITTING
 from tests.benchmark.tpu_programs import TOO_LARGE
 
@@ -48,10 +51,16 @@ def compiler(monkeypatch):
         "importlib.util.find_spec",
         lambda name: True if name == "libtpu" else find_spec(name),
     )
+    monkeypatch.setattr(
+        "lambda_keras.benchmark.tpu_compiler.compiler_versions",
+        lambda: FITTING.versions,
+    )
     calls = []
 
-    def call_in_child(function, environment, tell, **arguments):
-        calls.append({**arguments, "environment": environment})
+    def call_in_child(function, environment, tell, timeout, **arguments):
+        calls.append(
+            {**arguments, "environment": environment, "timeout": timeout}
+        )
         tell(0.0)
         if arguments["model"].startswith("lambda_resnet_270"):
             raise ChildError("out of memory")
@@ -71,7 +80,7 @@ def compiler(monkeypatch):
 
 
 def test_what_is_asked_for_is_compiled(compiler, capsys):
-    flags = ("--topology=v6e-8", "--mode=infer", "--precision=float32")
+    flags = ("--topology=V6e-8", "--mode=infer", "--precision=float32")
     assert run(f"--model={MODEL}", *flags, "--batch=80", "--nocache") == 0
     (call,) = compiler
     assert call.pop("environment")["KERAS_BACKEND"] == "jax"
@@ -82,6 +91,7 @@ def test_what_is_asked_for_is_compiled(compiler, capsys):
         "batch_size": 80,
         "topology": "v6e-8",
         "use_cache": False,
+        "timeout": 3600.0,
     }
     printed, progress = capsys.readouterr()
     assert "one inference step of 80 images in float32" in printed
@@ -99,6 +109,19 @@ def test_a_plan_is_printed_with_its_price(compiler, capsys):
     assert f" {hours * 8 * 2:.2f}  at 2 a chip-hour" in printed
 
 
+def test_an_epoch_is_imagenets_where_the_recipe_is(compiler, capsys):
+    assert run(f"--model={MODEL}", "--batch=8", "--recipe=paper_350ep") == 0
+    assert "350 epochs of 1,281,167 images" in capsys.readouterr().out
+
+
+def test_records_have_one_name_for_a_tpu(compiler, tmp_path):
+    flags = (f"--model={MODEL}", "--batch=8", f"--output_dir={tmp_path}")
+    assert run(*flags, "--topology=v5litepod-8") == 0
+    assert compiler[0]["topology"] == "v5e-8"
+    (record,) = read_records(tmp_path / "records.jsonl")
+    assert record.settings["topology"] == "v5e-8"
+
+
 def test_by_default_a_device_has_128_images(compiler, capsys):
     assert run(f"--model={MODEL}", "--topology=v3-8") == 3
     assert compiler[0]["batch_size"] == 1024
@@ -112,15 +135,41 @@ def test_the_largest_batch_is_searched(compiler, capsys, tmp_path):
     assert run(f"--model={MODEL}", *flags) == 0
     printed = capsys.readouterr().out
     assert "1,024 images: does not fit: 20.00 GiB" in printed
-    assert "800 images: fits: 4.00 GiB" in printed
-    assert "808 images: does not fit" in printed
-    assert "one training step of 800 images" in printed
+    assert "768 images: fits: 4.00 GiB" in printed
+    assert "832 images: does not fit" in printed
+    found = "768 images are the most that fit, to within 8 a chip.\n\nmine"
+    found = found.replace("mine", MODEL)
+    assert f"\n{found}: one training step of 768 images" in printed
     sizes = [call["batch_size"] for call in compiler]
-    assert sizes[:3] == [1024, 512, 768]
-    assert all(size % 8 == 0 for size in sizes)
+    assert sizes == [1024, 512, 768, 896, 832]
     records = read_records(tmp_path / "records.jsonl")
     assert [record.batch_size for record in records] == sizes
     assert {record.error for record in records} == {None, "does not fit"}
+
+
+@pytest.mark.parametrize(
+    ("largest", "line"),
+    [
+        (60, "60 images are the most that fit.\n"),
+        # What is asked for is tried first, and nothing that is more.
+        (10**9, "100,000 images fit; more were not tried.\n"),
+    ],
+)
+def test_a_search_says_how_far_it_went(
+    largest, line, compiler, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        "lambda_keras.commands.preflight.call_in_child",
+        lambda *_, batch_size, topology, **__: dataclasses.asdict(
+            dataclasses.replace(
+                FITTING if batch_size <= largest else TOO_LARGE,
+                topology=topology,
+            )
+        ),
+    )
+    flags = ("--find_batch", "--topology=v5e-1", "--batch=100000")
+    assert run(f"--model={MODEL}", *flags) == 0
+    assert f"\n{line}" in capsys.readouterr().out
 
 
 def test_a_search_may_find_nothing(compiler, capsys, monkeypatch):
@@ -137,6 +186,9 @@ def test_records_are_added(compiler, tmp_path):
     records = read_records(tmp_path / "new" / "er" / "records.jsonl")
     assert [one.settings["mode"] for one in records] == ["train", "infer"]
     assert {one.benchmark for one in records} == {"preflight"}
+    # The very same is no second measurement.
+    assert run(f"--model={MODEL}", *flags) == 0
+    assert len(read_records(tmp_path / "new" / "er" / "records.jsonl")) == 2
     # Nothing is written unless it is asked for.
     before = sorted(tmp_path.iterdir())
     assert run(f"--model={MODEL}", "--batch=8") == 0
@@ -150,7 +202,7 @@ def test_a_suite_goes_on_where_it_was(compiler, capsys, tmp_path):
     assert run(*flags) == 1
     printed, progress = capsys.readouterr()
     assert "lambda_resnet_270@256 with 32 images could not be" in progress
-    assert "compiled: out of memory" in progress
+    assert "compiled: this machine ran out of memory while" in progress
     assert "8 of 20: compiling lambda_resnet_270@256" in progress
     records = read_records(path)
     assert len(records) == len(compiler) - 1 == 19
@@ -172,6 +224,54 @@ def test_a_suite_goes_on_where_it_was(compiler, capsys, tmp_path):
     assert len(compiler) == 20
 
 
+@pytest.mark.parametrize("name", ["lambda_keras", "libtpu", "jax"])
+def test_a_suite_goes_on_with_its_own_versions_only(
+    name, compiler, capsys, tmp_path
+):
+    flags = ("--suite=quick", "--topology=v3-1", f"--output_dir={tmp_path}")
+    assert run(*flags) == 0
+    path = tmp_path / "records.jsonl"
+    records = read_records(path)
+    now = records[-1].versions[name]
+    records[-1].versions[name] = "0.0.1"
+    path.unlink()
+    append_records(path, records)
+    capsys.readouterr()
+    assert run(*flags) == 2
+    error = capsys.readouterr().err.strip()
+    assert f"has estimates of {name} 0.0.1, and this is {now}: give" in error
+    assert read_records(path) == records
+
+
+def test_a_suite_has_a_directory_to_itself(compiler, capsys, tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.touch()
+    with locked(path):
+        assert run("--suite=quick", f"--output_dir={tmp_path}") == 2
+    error = capsys.readouterr().err
+    assert "`output_dir` must not be that of a run that is still go" in error
+    assert compiler == [] and path.read_text() == ""
+    assert run("--suite=quick", f"--output_dir={tmp_path}") == 0
+
+
+def test_a_suite_ends_with_the_status_of_what_does_not_fit(
+    compiler, capsys, tmp_path
+):
+    flags = ("--suite=quick", "--topology=v3-1", f"--output_dir={tmp_path}")
+    assert run(*flags, "--batch=300") == 3
+    printed, error = capsys.readouterr()
+    assert printed.count("does not fit") == 2
+    line = error.strip().splitlines()[-1]
+    assert "efficientnet_b0@224, lambda_resnet_50@128: no batch that" in line
+    assert line.endswith("was tried fits on v3-1")
+
+
+def test_a_suite_has_batches_for_tpus(compiler, tmp_path):
+    flags = ("--suite=quick", "--topology=v3-1", f"--output_dir={tmp_path}")
+    assert run(*flags) == 0
+    assert [call["batch_size"] for call in compiler] == [64, 64]
+
+
 def test_a_suite_halves_what_does_not_fit(
     compiler, capsys, monkeypatch, tmp_path
 ):
@@ -186,7 +286,7 @@ def test_a_suite_halves_what_does_not_fit(
     assert capsys.readouterr().out.count("does not fit") == 2
     # A size that is asked for is the only one.
     compiler.clear()
-    assert run(*flags, "--batch=300", f"--output_dir={tmp_path / 'one'}") == 0
+    assert run(*flags, "--batch=300", f"--output_dir={tmp_path / 'one'}") == 3
     assert [call["batch_size"] for call in compiler] == [300]
 
 
@@ -219,6 +319,26 @@ def test_pairs_have_the_batch_sizes_of_the_curve(compiler, tmp_path):
         ),
         (("--model=LambdaResNet50", "--price=2"), "must come with a `recipe`"),
         (
+            ("--model=LambdaResNet50", "--examples=9"),
+            "`examples` must come with a `recipe`",
+        ),
+        (
+            ("--model=LambdaResNet50", "--recipe=digits"),
+            "`examples` must be given with a `recipe` that is not for ImageNet",
+        ),
+        (
+            (
+                *("--model=LambdaResNet50", "--mode=infer"),
+                "--recipe=paper_350ep",
+            ),
+            "`recipe` must come with mode=train",
+        ),
+        (("--model=LambdaResNet50", "--timeout=0"), "`timeout` must be a numb"),
+        (
+            ("--model=LambdaResNet50", "--output_dir=~no-such-user/x"),
+            "`output_dir` must be a directory",
+        ),
+        (
             ("--model=LambdaResNet50", "--recipe=digit"),
             "`recipe` must be one of",
         ),
@@ -245,10 +365,33 @@ def test_a_missing_compiler_is_one_line(capsys, monkeypatch):
     assert 'pip install "lambda_keras[preflight]"' in error
 
 
-def test_a_model_that_cannot_be_built_is_one_line(compiler, capsys):
-    assert run("--model=lambda_resnet_270@256") == 1
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "could not be compiled: out of memory" in error
+REFUSAL = "JaxRuntimeError: RESOURCE_EXHAUSTED: no VMEM is left"
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (
+            ChildError("out of memory", "Killed"),
+            "this machine ran out of memory while compiling",
+        ),
+        (ChildError("out of memory", f"Traceback:\n{REFUSAL}\n"), REFUSAL),
+        (ChildError("took longer than 5 s"), "took longer than 5 s"),
+    ],
+)
+def test_a_model_that_cannot_be_compiled_is_one_line(
+    error, why, compiler, capsys, monkeypatch
+):
+    def call_in_child(*_, timeout, **__):
+        assert timeout == 5
+        raise error
+
+    monkeypatch.setattr(
+        "lambda_keras.commands.preflight.call_in_child", call_in_child
+    )
+    assert run(f"--model={MODEL}", "--timeout=5") == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.endswith(f"1,024 images could not be compiled: {why}")
 
 
 @pytest.mark.tpu_backend
@@ -259,7 +402,7 @@ def test_a_step_is_compiled_for_tpus_on_this_machine(capfd):
     printed, progress = capfd.readouterr()
     assert "v5e-8: 8 chips of TPU v5e, 8 images each" in printed
     assert "compiled here in" in printed
-    assert "It fits: " in printed and " of a chip's 15.75 GiB" in printed
+    assert re.search(r"It fits: .* of a chip's 15\.\d\d GiB", printed)
     assert "all-reduce" in printed and "between devices" in printed
     # What libtpu says to itself is not for the user.
     assert len(progress.strip().splitlines()) == 1
@@ -278,4 +421,4 @@ def test_a_step_that_does_not_fit_is_refused(capfd):
     assert printed == ""
     line = error.strip().splitlines()[-1]
     assert "on v3-1 does not fit: " in line
-    assert " are needed of a core's 15.48 GiB" in line
+    assert re.search(r" are needed of a core's 15\.\d\d GiB", line)

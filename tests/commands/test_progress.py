@@ -52,6 +52,17 @@ def shown(text):
     return line.rstrip()
 
 
+def test_a_line_that_is_too_long_for_the_terminal_is_cut(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "20")
+    with progress() as tell:
+        tell("much more than there is room for")
+    # One that went on in the next line could not be overwritten.
+    assert {len(part) for part in capsys.readouterr().err.split("\r")} <= {
+        *(0, 19)
+    }
+
+
 def test_a_failure_clears_the_line_too(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with pytest.raises(KeyboardInterrupt), progress() as tell:
