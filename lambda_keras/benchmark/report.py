@@ -153,6 +153,16 @@ def _section(setup, rows):
     done = [row for row in rows if row.figures]
     if done:
         yield _main_table(setup, done)
+    partial = [
+        f"- {row.candidate}, batch {row.batch_size:,}: without "
+        f"{row.median('unknown_operations'):.0f} operations that the compiler "
+        "does not know"
+        for row in done
+        if row.median("unknown_operations")
+    ]
+    if partial:
+        yield "Some estimates are of less than the whole step:"
+        yield "\n".join(partial)
     pairs = speed_ups(rows)
     if pairs:
         yield (

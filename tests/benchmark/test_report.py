@@ -239,3 +239,14 @@ def test_it_says_which_batch_normalization_each_side_has():
     assert "EfficientNets are those of keras.applications" in text
     text = to_markdown(compare(measured("lambda_resnet_50@128", 100.0)))
     assert "keras.applications" not in text
+
+
+def test_estimates_of_less_than_the_step_are_listed():
+    whole = estimated(L50, 2500.0, unknown_operations=0)
+    text = to_markdown(compare([whole]))
+    assert "less than the whole step" not in text
+    part = estimated(L50, 2500.0, unknown_operations=6)
+    text = to_markdown(compare([part]))
+    line = "- lambda_resnet_50@128, batch 32: without 6 operations"
+    assert "less than the whole step" in text
+    assert line in text
