@@ -266,7 +266,8 @@ def _define_flags(command: Command) -> flags.FlagValues:
 def _split_command(arguments: list[str]) -> tuple[str, list[str]]:
     """Takes the command off the arguments; some have two words."""
     name, *rest = arguments
-    if rest and f"{name} {rest[0]}" in COMMANDS:
+    starts_command = any(known.startswith(f"{name} ") for known in COMMANDS)
+    if starts_command and rest and not rest[0].startswith("-"):
         return f"{name} {rest[0]}", rest[1:]
     return name, rest
 
@@ -275,6 +276,10 @@ def _find_command(name: str) -> Command:
     if name in COMMANDS:
         return COMMANDS[name]
     near = difflib.get_close_matches(name, COMMANDS, n=1)
+    first, _, second = name.partition(" ")
+    family = [known for known in COMMANDS if known.startswith(f"{first} ")]
+    if family and not (second and near):
+        near = [", ".join(family[:-1]) + f" or {family[-1]}"]
     hint = f"did you mean {near[0]}?" if near else "--help lists them."
     raise CommandError(f"there is no command {name!r}; {hint}")
 

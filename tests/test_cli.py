@@ -112,6 +112,12 @@ def test_version(capsys):
     [
         (["trian"], "lambda-keras: there is no command 'trian'; did you mean"),
         (["--epochs=3"], "lambda-keras: there is no command '--epochs=3'"),
+        (["benchmark"], "did you mean benchmark input, benchmark throughput"),
+        (["benchmark", "--help"], "benchmark memory or benchmark report?"),
+        (
+            ["benchmark", "througput", "--steps=1"],
+            "'benchmark througput'; did you mean benchmark throughput?",
+        ),
         (["train", "--epoch=3"], "Unknown command line flag 'epoch'. Did you"),
         (["train", "--epochs=few"], "--epochs=few: invalid literal for int"),
         (["train", "--epochs"], "Missing value for flag --epochs"),

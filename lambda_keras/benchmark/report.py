@@ -204,9 +204,11 @@ def _provenance(setup: Setup, rows: Sequence[Row]) -> str:
     if repeats:
         number = " to ".join(dict.fromkeys(map(str, (repeats[0], repeats[-1]))))
         text += (
-            f" Medians of {number} repeats, each in a process of its own; the "
+            f" Repeats: {number}, each in a process of its own. Figures are "
+            "their medians; the "
             "spread is from the least to the greatest, as a part of the "
-            "median. FLOPs are counted from the layers."
+            "median. FLOPs are counted from the layers; a training step is "
+            "three times the forward pass."
         )
     return text
 

@@ -42,4 +42,11 @@ def _find_files(settings):
             "`records` must name files or directories of records. "
             f"Received: records={settings.records}"
         )
-    return [path / RECORDS if path.is_dir() else path for path in paths]
+    paths = [path / RECORDS if path.is_dir() else path for path in paths]
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(
+                "`records` must be files of records or directories with one. "
+                f"Received: records={settings.records}, but there is no {path}"
+            )
+    return paths

@@ -152,9 +152,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
             if self.synchronized:
                 sums = map(sum_over_replicas, sums)
             *sums, count = sums
-            some = ops.maximum(count, 1)
+            # Not `ops.maximum`, which turns float64 into float32 on torch.
+            some = ops.where(count > 0, count, 1)
             first, second = (total / some for total in sums)
-            spread = ops.maximum(second - ops.square(first), 0)
+            spread = second - ops.square(first)
+            spread = ops.where(spread > 0, spread, 0)
             moving = mean, variance
             mean = mean + first
             variance = ops.where(count > 0, spread, variance)

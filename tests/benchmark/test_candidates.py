@@ -121,14 +121,14 @@ def test_an_efficientnet_has_the_ends_of_our_models(efficientnet):
     _, *ends, dense = efficientnet.layers
     body = ends.pop(1)
     # Its own rates: before the classifier, and of stochastic depth, which
-    # grows to 0.2 over 16 blocks, where there is something to leave out.
+    # grows to 0.2 over 16 blocks; the last one has no shortcut.
     assert ends[-1].rate == 0.2
     rates = [
         layer.rate
         for layer in body.layers
         if isinstance(layer, keras.layers.Dropout)
     ]
-    assert rates[-1] == pytest.approx(0.2 * 15 / 16) and len(rates) == 9
+    assert rates[-1] == pytest.approx(0.2 * 14 / 16) and len(rates) == 9
     assert {layer.compute_dtype for layer in (*ends, dense)} == {"float32"}
     assert {layer.compute_dtype for layer in body.layers} == {"bfloat16"}
     assert efficientnet.dtype_policy.name == "mixed_bfloat16"

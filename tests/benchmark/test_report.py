@@ -81,7 +81,7 @@ def test_measured_rows_are_all_there(records):
         in text
     )
     assert "Measured on 2026-11-22 with python 3.11, keras 3.15" in text
-    assert "random images that stay on the device. Medians of 3 repeats" in text
+    assert "random images that stay on the device. Repeats: 3, each" in text
 
 
 def test_speed_ups_stand_beside_the_papers(records):
@@ -147,7 +147,7 @@ def test_repeats_and_days_that_differ_are_named():
     )
     text = to_markdown(compare(records))
     assert "on 2026-11-22 to 2026-11-24 with" in text
-    assert "Medians of 2 to 3 repeats" in text
+    assert "Repeats: 2 to 3, each" in text
 
 
 def test_the_csv_has_a_row_for_each_model_mode_precision_and_batch(written):

@@ -35,23 +35,21 @@ jax_only = pytest.mark.skipif(
 
 @pytest.mark.parametrize("mode", ["train", "infer"])
 def test_a_model_of_known_cost_is_measured_right(mode):
-    # Others may have the processor for a while; a figure that is wrong is so
-    # each time.
     for _ in range(3):
         figures = measure(SLEEPING, mode, 8, seconds=1.0)
-        rate = np.median(figures["rates"])
-        if rate == pytest.approx(8 / SECONDS, rel=0.05):
+        times = [8 / rate for rate in figures["rates"]]
+        # Of the step that no other program held up: what is timed too much
+        # is so in all of them.
+        if min(times) < 1.05 * SECONDS:
             break
-    assert rate == pytest.approx(8 / SECONDS, rel=0.05)
-    assert figures["step_seconds"] == pytest.approx(SECONDS, rel=0.05)
-    # A step costs what it costs, and is counted where it belongs.
-    assert 3 <= len(figures["rates"]) <= 5
-    assert 0 < figures["compile_seconds"] < 30
+    assert SECONDS <= min(times) < 1.05 * SECONDS
+    assert 3 <= len(times) <= 5
+    rate = np.median(figures["rates"])
+    assert figures["step_seconds"] == pytest.approx(np.median(times))
+    assert figures["compile_seconds"] > 0
     flops = FLOPS * (3 if mode == "train" else 1)
     assert figures["flops_per_image"] == flops
-    assert figures["flops_per_second"] == pytest.approx(
-        flops * 8 / SECONDS, rel=0.05
-    )
+    assert figures["flops_per_second"] == pytest.approx(flops * rate)
     # Kernels, offsets and scales; not the moving statistics.
     assert figures["parameters"] == 12 * 64 + 2 * 64 + 64 * 10 + 10
     json.dumps(figures)
@@ -156,17 +154,21 @@ def test_steps_to_warm_up_do_not_count(input, warm_up, rates, monkeypatch):
 
 
 def test_waiting_for_data_counts(monkeypatch):
+    asked = []
+
     def read(dataset, model, arrays, distribution):
         for number in itertools.count():
+            asked.append(time.perf_counter())
             # Several come at a time, as from a pipeline.
             time.sleep(0.2 if number % 2 else 0)
             yield arrays
 
     monkeypatch.setattr(worker, "_load", lambda *_: None)
     monkeypatch.setattr(worker, "_read", read)
-    figures = measure(PLAIN, "infer", 4, input="folder:x", seconds=1.0)
+    figures = measure(PLAIN, "infer", 4, input="folder:x", steps=10)
     (rate,) = figures["rates"]
-    assert rate == pytest.approx(4 / 0.1, rel=0.15)
+    # Five of ten steps waited.
+    assert 0.1 <= 4 / rate <= (time.perf_counter() - asked[-10]) / 10
 
 
 @pytest.mark.parametrize("mode", ["train", "infer"])
@@ -248,9 +250,8 @@ def test_what_there_is_not_is_said_early(arguments, message):
 
 @pytest.mark.tf_only
 def test_mirrored_devices_share_a_batch():
-    check_replicas(*measure_mirrored())
-    with pytest.raises(ValueError, match=r"multiple of 4.*batch_size=6"):
-        measure(PLAIN, "infer", 6, strategy="mirrored")
+    # In a process of its own: one has room for one strategy.
+    check_replicas(*call_in_child(f"{__name__}:measure_four_processors"))
 
 
 @jax_only
@@ -277,6 +278,19 @@ def test_all_devices_of_jax_share_a_batch():
     check_replicas(*answers)
 
 
+def measure_four_processors():
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * 4,
+    )
+    answers = measure_mirrored()
+    with pytest.raises(ValueError, match=r"multiple of 4.*batch_size=6"):
+        measure(PLAIN, "infer", 6, strategy="mirrored")
+    return answers
+
+
 def measure_mirrored():
     given = {"batch_size": 8, "strategy": "mirrored", "seconds": 0.01}
     model = "tests.benchmark.models:napping@2"
@@ -292,6 +306,6 @@ def check_replicas(described, measured):
     # calls Python for one after the other.
     seconds = LESS_SECONDS * (1 if keras.backend.backend() == "jax" else 4)
     for figures in measured:
-        rate = np.median(figures["rates"])
-        # Those of one alone would be a quarter.
-        assert rate == pytest.approx(8 / seconds, rel=0.5)
+        assert figures["step_seconds"] >= seconds
+        times = [8 / rate for rate in figures["rates"]]
+        assert figures["step_seconds"] == pytest.approx(np.median(times))

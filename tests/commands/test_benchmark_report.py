@@ -63,13 +63,13 @@ def test_several_runs_make_one_report_which_can_be_elsewhere(run, tmp_path):
     [
         ((), "`records` must name files or directories"),
         (("--records= , ",), "`records` must name files or directories"),
-        (("--records=nowhere.jsonl",), "No such file.*nowhere.jsonl"),
+        (("--records=nowhere.jsonl",), "there is no nowhere.jsonl"),
         (("--records=empty.jsonl",), "Expected records.*records=empty.jsonl"),
         (("--records=history.jsonl",), "Expected a file of records.*line 1"),
         (("--records=input.jsonl",), "Expected records of `benchmark through"),
         (("--records=run", "--output_dir=empty.jsonl"), "File exists.*empty"),
         (("--records=input.jsonl", "--output_dir=new"), "benchmark=input"),
-        (("--records=run/report.png",), "No such file.*report.png"),
+        (("--records=run/report.png",), "there is no run.report.png"),
     ],
 )
 def test_mistakes_are_one_line(flags, message, run, capsys, monkeypatch):

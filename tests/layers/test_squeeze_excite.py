@@ -121,7 +121,10 @@ def test_normalizing_has_the_same_gradients(training):
         )
     ]
     for index, gradient in zip(order, theirs, strict=True):
-        np.testing.assert_allclose(ours[index], gradient, rtol=1e-8, atol=1e-12)
+        # As above: Keras' Dense.
+        np.testing.assert_allclose(
+            ours[index], gradient, rtol=0, atol=1e-5 * np.abs(gradient).max()
+        )
 
 
 @pytest.mark.parametrize("training", [False, True])
