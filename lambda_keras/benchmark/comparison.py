@@ -8,6 +8,7 @@ from typing import Any
 
 from lambda_keras.benchmark import paper_curve
 from lambda_keras.benchmark.hardware import find_hardware
+from lambda_keras.benchmark.hardware import share_of_peak
 from lambda_keras.benchmark.paper_curve import CORES
 from lambda_keras.benchmark.paper_curve import CURVE
 from lambda_keras.benchmark.paper_curve import IMAGES
@@ -174,14 +175,12 @@ class Row:
     @property
     def peak_share(self) -> float | None:
         """Operations per second, of what the devices can do at most."""
-        hardware = find_hardware(self.setup.device)
-        # The peaks that are known are of half precision.
-        if self.setup.precision != "bf16" or hardware is None:
-            return None
         if self.flops_per_second is None:
             return None
-        peak = hardware.flops_per_second * self.setup.count
-        return self.flops_per_second / peak
+        setup = self.setup
+        return share_of_peak(
+            self.flops_per_second, setup.device, setup.count, setup.precision
+        )
 
     def known(self, setting: str) -> list[Any]:
         """Returns what the records have under a name, where they have it.

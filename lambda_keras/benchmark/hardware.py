@@ -127,3 +127,28 @@ def find_hardware(device_name: str) -> Hardware | None:
         if re.fullmatch(pattern, device_name):
             return hardware
     return None
+
+
+def share_of_peak(
+    flops_per_second: float, device_name: str, count: int, precision: str
+) -> float | None:
+    """Returns what part of their most devices are made to do.
+
+    Args:
+        flops_per_second: What all of them do together.
+        device_name: As `find_hardware` takes it.
+        count: The number of devices.
+        precision: `"bf16"`, in which the peaks are known, or another one.
+
+    Returns:
+        The part, or None where the peak is not known.
+
+    Example:
+
+    >>> share_of_peak(98.5e12, "TPU v5 lite", 1, "bf16")
+    0.5
+    """
+    hardware = find_hardware(device_name)
+    if hardware is None or precision != "bf16":
+        return None
+    return flops_per_second / (hardware.flops_per_second * count)

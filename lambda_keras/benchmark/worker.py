@@ -16,7 +16,7 @@ from lambda_keras.benchmark.candidates import find_candidate
 from lambda_keras.benchmark.engines import Batch
 from lambda_keras.benchmark.engines import create_engine
 from lambda_keras.benchmark.engines import process_peak_memory
-from lambda_keras.benchmark.hardware import find_hardware
+from lambda_keras.benchmark.hardware import share_of_peak
 from lambda_keras.benchmark.settings import POLICIES
 from lambda_keras.benchmark.steps import batch_arrays
 from lambda_keras.benchmark.steps import compile_model
@@ -24,6 +24,7 @@ from lambda_keras.models import count_flops
 from lambda_keras.models import count_parameters
 from lambda_keras.training.strategy import Distribution
 from lambda_keras.training.strategy import create_distribution
+from lambda_keras.training.strategy import keep_gpus_from_tensorflow
 
 # The backward pass multiplies twice what the forward pass does: for the
 # gradient of its inputs and for that of its weights.
@@ -191,14 +192,10 @@ def _distribution(strategy, tpu):
 
 def _load(input, data_dir):
     # TensorFlow, which nothing else needs on JAX.
-    import tensorflow as tf
-
     from lambda_keras.data.dataset import Split
     from lambda_keras.data.sources import load_dataset
 
-    if keras.backend.backend() != "tensorflow":
-        # It makes the batches only, and would take an accelerator's memory.
-        tf.config.set_visible_devices([], "GPU")
+    keep_gpus_from_tensorflow()
     try:
         dataset = load_dataset(input, data_dir)
     except (OSError, ValueError) as error:
@@ -263,9 +260,8 @@ def _flops(model, mode, precision, rates, replicas):
         flops *= TRAINING_FLOPS
     achieved = flops * statistics.median(rates)
     figures |= {"flops_per_image": flops, "flops_per_second": achieved}
-    hardware = find_hardware(provenance.device()["name"])
-    # What is known of a device is for half precision.
-    if hardware and precision == "bf16":
-        peak = hardware.flops_per_second * replicas
-        figures["peak_share"] = achieved / peak
+    device = provenance.device(replicas)
+    figures["peak_share"] = share_of_peak(
+        achieved, device["name"], replicas, precision
+    )
     return figures

@@ -5,7 +5,6 @@ import dataclasses
 import math
 from collections.abc import Iterator
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -22,6 +21,7 @@ from lambda_keras.training.predictor import load_predictor
 from lambda_keras.training.settings import InferenceSettings
 from lambda_keras.training.strategy import Distribution
 from lambda_keras.training.strategy import create_distribution
+from lambda_keras.training.strategy import keep_gpus_from_tensorflow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +105,7 @@ def prepare(
     """
     distribution = create_distribution(**settings.device_arguments())
     distribution.check(settings.batch_size)
-    if keras.backend.backend() != "tensorflow":
-        # It makes the batches only, and would take an accelerator's memory.
-        tf.config.set_visible_devices([], "GPU")
+    keep_gpus_from_tensorflow()
     split, class_names = load_split(
         settings.dataset,
         settings.split,

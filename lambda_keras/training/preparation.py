@@ -33,6 +33,7 @@ from lambda_keras.training.optimization import build_optimizer
 from lambda_keras.training.recipe import Recipe
 from lambda_keras.training.strategy import Distribution
 from lambda_keras.training.strategy import create_distribution
+from lambda_keras.training.strategy import keep_gpus_from_tensorflow
 
 # With as many classes, one guess says little about a model.
 TOP_5_FROM = 20
@@ -234,14 +235,13 @@ def _set_engine_up(recipe):
     keras.utils.set_random_seed(recipe.seed)
     # The model's own policy would not be saved with it.
     keras.config.set_dtype_policy(recipe.precision)
-    import tensorflow as tf
-
+    keep_gpus_from_tensorflow()
     if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
         if recipe.deterministic:
             tf.config.experimental.enable_op_determinism()
         return
-    # It makes the batches only, and would take an accelerator's memory.
-    tf.config.set_visible_devices([], "GPU")
     import jax
 
     flag = "--xla_gpu_deterministic_ops=true"

@@ -185,6 +185,17 @@ class JaxDistribution(Distribution):
         return text
 
 
+def keep_gpus_from_tensorflow() -> None:
+    """Leaves all GPUs to another engine, if there is one.
+
+    TensorFlow makes the batches only then, and would take their memory.
+    """
+    if keras.backend.backend() != "tensorflow":
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")
+
+
 def create_distribution(
     strategy: str = "auto",
     tpu: str | None = None,

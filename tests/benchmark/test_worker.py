@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lambda_keras.benchmark import engines
+from lambda_keras.benchmark import hardware
 from lambda_keras.benchmark import worker
 from lambda_keras.benchmark.children import call_in_child
 from lambda_keras.benchmark.engines import process_peak_memory
@@ -57,7 +58,7 @@ def test_a_model_of_known_cost_is_measured_right(mode):
 
 def test_half_precision_and_the_share_of_the_peak(monkeypatch):
     h100 = find_hardware("NVIDIA H100 80GB HBM3")
-    monkeypatch.setattr(worker, "find_hardware", lambda name: h100)
+    monkeypatch.setattr(hardware, "find_hardware", lambda name: h100)
     given = {"mode": "infer", "batch_size": 2, "seconds": 0.01}
     half = measure(PLAIN, precision="bf16", **given)
     assert half["image_dtype"] == "bfloat16"
