@@ -36,8 +36,8 @@ from lambda_keras.commands import DOES_NOT_FIT
 from lambda_keras.commands import FAILED
 from lambda_keras.commands import CommandError
 from lambda_keras.commands.progress import progress
+from lambda_keras.files import locked
 from lambda_keras.training.recipes import find_recipe
-from lambda_keras.training.run_directory import locked
 
 # For one device, where nothing else is said; and when searching.
 IMAGES, MOST_IMAGES = 128, 65_536

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable
 from collections.abc import Sequence
 from pathlib import Path
@@ -244,9 +243,3 @@ def newest_checkpoint(
         except (CheckpointError, OSError) as error:
             warn(f"Passed over {path}: {error}")
     return None
-
-
-def remove_leftovers(directory: str | os.PathLike[str]) -> None:
-    """Removes what a killed process had only half written."""
-    for path in Path(directory).rglob(".partial-*"):
-        shutil.rmtree(path, ignore_errors=True)

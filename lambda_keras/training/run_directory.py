@@ -6,13 +6,14 @@ import datetime
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from lambda_keras.files import locked
+from lambda_keras.files import made_directory
+from lambda_keras.files import remove_leftovers
 from lambda_keras.files import write_aside
 from lambda_keras.settings import Settings
-from lambda_keras.training.checkpoints import remove_leftovers
 from lambda_keras.training.recipe import Recipe
 
 RECIPE, SUMMARY = "recipe.json", "summary.json"
@@ -85,21 +86,14 @@ def run_directory(
     """
     directory = Path(directory)
     _check_is_ours(directory, recipe, summary)
-    missing = [
-        path for path in (directory, *directory.parents) if not path.exists()
-    ]
-    with _taken_back_if_failing(directory, missing):
-        _make_writable(directory)
+    with made_directory(directory):
         if not (directory / RECIPE).exists():
             with write_aside(directory / RECIPE) as temporary:
                 temporary.write_text(json.dumps(vars(recipe), indent=2) + "\n")
-    # The lock comes first: what another process has there is not taken back.
-    with (
-        locked(directory / RECIPE),
-        _taken_back_if_failing(directory, missing),
-    ):
-        remove_leftovers(directory)
-        yield directory
+        # The lock comes first: what another process has there stays.
+        with locked(directory / RECIPE), _recipe_alone_removed(directory):
+            remove_leftovers(directory)
+            yield directory
 
 
 def _check_is_ours(directory, recipe, summary):
@@ -145,59 +139,10 @@ def _check_same(directory, recipe):
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keeps a second process out of a directory, where the system can.
-
-    One that is still saving when the next is started would be disturbed.
-
-    Args:
-        path: A file of the directory.
-
-    Raises:
-        FileExistsError: If another process is there.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Not on Windows.
-        yield
-        return
-    with open(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(
-                "`output_dir` must not be that of a run that is still going "
-                f"on. Received: output_dir={path.parent}"
-            ) from None
-        except OSError:
-            pass  # Some file systems have no locks.
-        yield
-
-
-@contextlib.contextmanager
-def _taken_back_if_failing(directory, missing):
+def _recipe_alone_removed(directory):
     try:
         yield
     except BaseException:
         if {path.name for path in directory.glob("*")} == {RECIPE}:
             (directory / RECIPE).unlink()
-        for path in missing:
-            if not path.exists():
-                continue
-            if any(path.iterdir()):
-                break
-            path.rmdir()
         raise
-
-
-def _make_writable(directory):
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        # Permissions do not tell all: a file system may be read-only or full.
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise PermissionError(
-            "`output_dir` must be in a directory that can be written to "
-            f"({error.strerror}). Received: output_dir={directory}"
-        ) from error

@@ -12,7 +12,7 @@ from lambda_keras.benchmark.records import append_records
 from lambda_keras.benchmark.records import read_records
 from lambda_keras.benchmark.suites import SuiteRow
 from lambda_keras.benchmark.suites import find_suite
-from lambda_keras.training.run_directory import locked
+from lambda_keras.files import locked
 from tests.benchmark.tpu_programs import FITTING
 from tests.benchmark.tpu_programs import TOO_LARGE
 

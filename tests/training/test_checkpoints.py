@@ -10,7 +10,6 @@ from lambda_keras.training.checkpoints import checkpoint_path
 from lambda_keras.training.checkpoints import list_checkpoints
 from lambda_keras.training.checkpoints import newest_checkpoint
 from lambda_keras.training.checkpoints import read_checkpoint
-from lambda_keras.training.checkpoints import remove_leftovers
 from lambda_keras.training.checkpoints import write_checkpoint
 
 
@@ -184,15 +183,3 @@ def test_another_models_checkpoint_is_refused(other, message, model, tmp_path):
         checkpoint.assign("model", other.variables)
     for value, earlier in zip(other.get_weights(), before):
         np.testing.assert_array_equal(value, earlier)
-
-
-def test_what_was_half_written_is_removed(model, tmp_path):
-    write(model, tmp_path / "checkpoints", 1)
-    for place in tmp_path, tmp_path / "checkpoints":
-        (place / ".partial-x").mkdir()
-        (place / ".partial-x" / "file").touch()
-    remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.rglob("*")} == {
-        "checkpoints",
-        "step-00000001.npz",
-    }

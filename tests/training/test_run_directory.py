@@ -5,7 +5,6 @@ import os
 
 import pytest
 
-from lambda_keras.files import write_aside
 from lambda_keras.training.recipe import Recipe
 from lambda_keras.training.run_directory import default_directory
 from lambda_keras.training.run_directory import run_directory
@@ -131,28 +130,3 @@ def test_an_empty_directory_of_the_users_is_not_removed(tmp_path):
     with pytest.raises(KeyboardInterrupt), run_directory(tmp_path, RECIPE):
         raise KeyboardInterrupt
     assert not any(tmp_path.iterdir())
-
-
-def test_write_aside_shows_whole_files_only(tmp_path):
-    path = tmp_path / "file.txt"
-    path.write_text("earlier")
-    with pytest.raises(KeyboardInterrupt), write_aside(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-    assert path.read_text() == "earlier"
-    with write_aside(path) as temporary:
-        # Savers look at the suffix.
-        assert temporary.name == "file.txt"
-        temporary.write_text("whole")
-        assert path.read_text() == "earlier"
-    assert path.read_text() == "whole"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_write_aside_moves_directories_too(tmp_path):
-    with write_aside(tmp_path / "saved_model") as temporary:
-        temporary.mkdir()
-        (temporary / "fingerprint.pb").touch()
-    assert [entry.name for entry in (tmp_path / "saved_model").iterdir()] == [
-        "fingerprint.pb"
-    ]
