@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from lambda_keras import provenance
 from lambda_keras.commands import FAILED
 from lambda_keras.commands import STARTED_AT
 from lambda_keras.commands import CommandError
-from lambda_keras.data.dataset import Split
-from lambda_keras.data.pipeline import evaluation_batches
+from lambda_keras.commands import program
+from lambda_keras.data.pipeline import load_examples
 from lambda_keras.files import write_aside
 from lambda_keras.models import count_parameters
 from lambda_keras.serving.saved_model import Agreement
@@ -217,18 +216,12 @@ def _announce(prepared):
 
 def _sample(prepared):
     """Decodes the first test images, and leaves out what cannot be read."""
-    part = prepared.dataset.test.part(0, SAMPLE)
-    batches = evaluation_batches(
-        part,
+    return load_examples(
+        prepared.dataset.test.part(0, SAMPLE),
         prepared.preprocessing,
-        min(len(part), prepared.recipe.batch_size),
+        prepared.recipe.batch_size,
         len(prepared.dataset.class_names),
         bad_images=prepared.bad_images["test"],
-    )
-    images, labels, weights = map(np.concatenate, zip(*batches))
-    is_there = weights > 0
-    return Split(
-        images[is_there].astype("float32"), labels[is_there].argmax(axis=-1)
     )
 
 
@@ -283,6 +276,8 @@ def _report(
         "validation_accuracy": round(best["val_accuracy"], 6),
         "best_epoch": record.best_epoch,
         "images": images,
+        # How to serve encoded images: evaluation leaves arrays as they are.
+        "crop": "center" if prepared.preprocessing.image_size else "whole",
         "bad_images": sum(map(len, prepared.bad_names().values())),
         "parameters": count_parameters(fitted.model),
         "seconds": {"fit": round(record.seconds, 1)},
@@ -325,10 +320,17 @@ the largest difference of a probability is {agreement.largest_difference:.1g}.
 Next:"""
     )
     for command in _suggestions(report, directory):
-        print(f"  {_program()} {command}")
+        print(f"  {program()} {command}")
 
 
 def _suggestions(report, directory):
+    export = " ".join(
+        [
+            "export",
+            shlex.quote(f"--model={directory}"),
+            f"--output_dir=models/{report['model']}",
+        ]
+    )
     if report["dataset"] != "digits":
         flags = {"model": directory} | {
             name: report["recipe"][name]
@@ -341,7 +343,8 @@ def _suggestions(report, directory):
                     "evaluate",
                     *(shlex.quote(f"--{k}={v}") for k, v in flags.items()),
                 ]
-            )
+            ),
+            export,
         ]
     others = [
         f"train --model={name}"
@@ -349,16 +352,4 @@ def _suggestions(report, directory):
         if name != report["model"]
     ]
     again = f"train --model={report['model']} --seed={report['seed'] + 1}"
-    return [*others, again]
-
-
-def _program():
-    """What to type for this program, where it may not be on the path."""
-    name = "lambda-keras"
-    if shutil.which(name):
-        return name
-    # Beside Python, in an environment that was not activated.
-    beside = Path(sys.executable).with_name(name)
-    if beside.exists():
-        return shlex.quote(os.path.relpath(beside))
-    return f"{shlex.quote(sys.executable)} -m lambda_keras"
+    return [*others, again, export]

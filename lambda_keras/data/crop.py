@@ -49,10 +49,14 @@ def decode_random_crop(
             tf.concat([begin[:2], size[:2]], axis=0),
         )
 
-    return _resize(_decode_window(encoded, choose_window), image_size)
+    return _resize(
+        _decode_window(encoded, choose_window), (image_size, image_size)
+    )
 
 
-def decode_center_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+def decode_center_crop(
+    encoded: tf.Tensor, image_size: int, channels: int = 3
+) -> tf.Tensor:
     """Decodes the centre of an image.
 
     A square of `image_size / (image_size + 32)` of the shorter side, and at
@@ -61,14 +65,36 @@ def decode_center_crop(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     Args:
         encoded: String scalar: JPEG, PNG, GIF (its first frame) or BMP.
         image_size: Height and width of the result.
+        channels: Of the result, 1 or 3.
 
     Returns:
-        A uint8 tensor `(image_size, image_size, 3)`.
+        A uint8 tensor `(image_size, image_size, channels)`.
     """
     crop = _decode_window(
-        encoded, lambda shape: _center_window(shape, image_size)
+        encoded, lambda shape: _center_window(shape, image_size), channels
     )
-    return _resize(crop, image_size)
+    return _resize(crop, (image_size, image_size), channels)
+
+
+def decode_whole(
+    encoded: tf.Tensor, image_shape: tuple[int, int, int]
+) -> tf.Tensor:
+    """Decodes all of an image, squeezed into a shape that it may not have.
+
+    An image of that height and width is left as it is.
+
+    Args:
+        encoded: String scalar: JPEG, PNG, GIF (its first frame) or BMP.
+        image_shape: Height, width and channels (1 or 3) of the result.
+
+    Returns:
+        A uint8 tensor of that shape.
+    """
+    *size, channels = image_shape
+    image = _decode_window(
+        encoded, lambda shape: tf.stack([0, 0, shape[0], shape[1]]), channels
+    )
+    return _resize(image, tuple(size), channels)
 
 
 def _center_window(shape, image_size):
@@ -82,18 +108,20 @@ def _center_window(shape, image_size):
 
 
 def _decode_window(
-    encoded: tf.Tensor, choose_window: Callable[[tf.Tensor], tf.Tensor]
+    encoded: tf.Tensor,
+    choose_window: Callable[[tf.Tensor], tf.Tensor],
+    channels: int = 3,
 ) -> tf.Tensor:
     """Decodes the window that `choose_window` wants of an image's shape."""
 
     def jpeg():
         # Only a JPEG can be decoded in part, which takes half the time.
         window = choose_window(tf.image.extract_jpeg_shape(encoded))
-        return tf.image.decode_and_crop_jpeg(encoded, window, channels=3)
+        return tf.image.decode_and_crop_jpeg(encoded, window, channels)
 
     def other():
         image = tf.image.decode_image(
-            encoded, channels=3, expand_animations=False
+            encoded, channels, expand_animations=False
         )
         top, left, height, width = tf.unstack(choose_window(tf.shape(image)))
         return image[top : top + height, left : left + width]
@@ -101,8 +129,8 @@ def _decode_window(
     return tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
 
 
-def _resize(image, image_size):
-    """Resizes to a square, bilinear, without a filter against aliasing.
+def _resize(image, size, channels=3):
+    """Resizes to height and width, bilinear, without a filter against aliasing.
 
     The first ImageNet recipes for TPUs were bicubic and the later ones
     bilinear; that takes a third of the time, and a crop is seldom more than
@@ -111,7 +139,5 @@ def _resize(image, image_size):
     # From float32 it takes half the time that it takes from uint8.
     image = tf.cast(image, tf.float32)
     # Casting cuts off: half a level makes it round.
-    resized = tf.image.resize(image, (image_size, image_size)) + 0.5
-    return tf.ensure_shape(
-        tf.cast(resized, tf.uint8), (image_size, image_size, 3)
-    )
+    resized = tf.image.resize(image, size) + 0.5
+    return tf.ensure_shape(tf.cast(resized, tf.uint8), (*size, channels))

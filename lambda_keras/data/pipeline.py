@@ -313,6 +313,34 @@ def evaluation_batches(
     )
 
 
+def load_examples(
+    split: AnySplit,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    num_classes: int,
+    bad_images: BadImages | None = None,
+) -> Split:
+    """Reads a split into memory, as evaluation has it.
+
+    Args: as those of `evaluation_batches`.
+
+    Returns:
+        A `Split` of float32 images and class numbers, -1 where there is none,
+        without the images that cannot be read.
+    """
+    batches = evaluation_batches(
+        split,
+        preprocessing,
+        min(len(split), batch_size),
+        num_classes,
+        bad_images=bad_images,
+    )
+    images, labels, weights = map(np.concatenate, zip(*batches))
+    classes = np.where(labels.any(axis=-1), labels.argmax(axis=-1), -1)
+    is_there = weights > 0
+    return Split(images[is_there].astype("float32"), classes[is_there])
+
+
 def _check(split, preprocessing, batch_size, num_classes, shard):
     _piece_size(batch_size, shard)
     if len(split) < shard.count:

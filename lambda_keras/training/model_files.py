@@ -40,18 +40,33 @@ def expand(path: str | os.PathLike[str], name: str) -> Path:
         raise ValueError(f"{error} Received: {name}={path}") from error
 
 
-def find_model(path: Path) -> Path:
+def find_model(
+    path: str | os.PathLike[str], architecture: str | None = None
+) -> Path:
     """Finds the model in a run directory.
 
     Args:
         path: A run directory, a SavedModel, or a file.
+        architecture: The name of the model, for a file of weights.
 
     Returns:
         The file, or the directory of the SavedModel.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is none of these, or if only the architecture is, or
+            is not, there.
     """
+    found = _find_model(expand(path, "model"))
+    if (architecture is not None) != found.name.endswith(".weights.h5"):
+        raise ValueError(
+            "`architecture` must be given for a .weights.h5 file, and for "
+            "nothing else. Received: "
+            f"architecture={architecture}, model={found}"
+        )
+    return found
+
+
+def _find_model(path):
     if not path.exists():
         raise ValueError(
             f"`model` must be a file or a directory. Received: model={path}, "

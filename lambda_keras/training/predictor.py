@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from lambda_keras.data.dataset import Shard
-from lambda_keras.training.model_files import expand
 from lambda_keras.training.model_files import find_model
 from lambda_keras.training.model_files import load_model
 from lambda_keras.training.model_files import unreadable
@@ -186,7 +185,9 @@ class SavedModelPredictor(Predictor):
             loaded = tf.saved_model.load(os.fspath(path))
             self._serve = loaded.signatures["serving_default"]
             (self._input,) = self._serve.structured_input_signature[1]
-            (self._output,) = self._serve.structured_outputs
+            outputs = self._serve.structured_outputs
+            # Those of `lambda-keras export` also name the likeliest classes.
+            (self._output,) = {*outputs} & {"probabilities"} or outputs
         except Exception as error:
             raise unreadable(path, error) from error
         # The signature is a method of this object and does not keep it.
@@ -259,12 +260,7 @@ def load_predictor(
     )
     ```
     """
-    path = find_model(expand(path, "model"))
-    if (architecture is not None) != path.name.endswith(".weights.h5"):
-        raise ValueError(
-            "`architecture` must be given for a .weights.h5 file, and for "
-            f"nothing else. Received: architecture={architecture}, model={path}"
-        )
+    path = find_model(path, architecture)
     if path.is_dir():
         if distribution.num_replicas > 1:
             raise ValueError(

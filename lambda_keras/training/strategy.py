@@ -191,9 +191,14 @@ def keep_gpus_from_tensorflow() -> None:
     TensorFlow makes the batches only then, and would take their memory.
     """
     if keras.backend.backend() != "tensorflow":
-        import tensorflow as tf
+        hide_gpus()
 
-        tf.config.set_visible_devices([], "GPU")
+
+def hide_gpus() -> None:
+    """Leaves all GPUs alone; call it before TensorFlow computes anything."""
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
 
 
 def create_distribution(

@@ -90,10 +90,16 @@ def test_what_is_printed_is_what_is_in_the_summary(finished, summary):
 def test_the_next_commands_can_be_typed_as_they_are(finished):
     process, directory = finished
     commands = process.stdout.partition("Next:\n")[2].splitlines()
-    assert [command.split("train ")[1] for command in commands] == [
-        "--model=resnet_tiny",
-        "--model=attention_tiny",
-        "--model=lambda_resnet_tiny --seed=4",
+    arguments = [
+        command.partition("lambda_keras ")[2]
+        or command.partition("lambda-keras ")[2]
+        for command in commands
+    ]
+    assert arguments == [
+        "train --model=resnet_tiny",
+        "train --model=attention_tiny",
+        "train --model=lambda_resnet_tiny --seed=4",
+        f"export --model={directory} --output_dir=models/lambda_resnet_tiny",
     ]
     answer = subprocess.run(
         f"{commands[0]} --help",
