@@ -146,3 +146,36 @@ def test_center_crop_against_a_slice(shape, image_size, side, kind):
     np.testing.assert_allclose(
         center_crop(encoded, image_size), expected, atol=0.51
     )
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+@pytest.mark.parametrize("shape", [(12, 16), (30, 20), (1, 1)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_whole_image_is_squeezed_into_another_shape(shape, channels, kind):
+    import tensorflow as tf
+
+    from lambda_keras.data.crop import decode_whole
+
+    encoded = encode(coordinates(*shape), kind)
+    image = tf.io.decode_image(encoded, channels).numpy()
+    for size in (12, 16), (8, 8):
+        whole = decode_whole(encoded, (*size, channels)).numpy()
+        assert whole.shape == (*size, channels)
+        if size == shape:
+            np.testing.assert_array_equal(whole, image)
+    squeezed = decode_whole(encoded, (8, 8, channels)).numpy()
+    np.testing.assert_allclose(squeezed, expected_resize(image, 8), atol=0.51)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_a_center_crop_of_one_channel(kind):
+    import tensorflow as tf
+
+    from lambda_keras.data.crop import decode_center_crop
+
+    encoded = encode(coordinates(40, 60), kind)
+    image = tf.io.decode_image(encoded, 1).numpy()
+    crop = decode_center_crop(encoded, 32, channels=1).numpy()
+    # 7/8 of 40
+    expected = expected_resize(image[2 + 1 : 37 + 1, 13:48], 32)
+    np.testing.assert_allclose(crop, expected, atol=0.51)

@@ -234,6 +234,41 @@ def test_evaluation_counts_every_image_once(split, hosts, pieces):
         )
 
 
+@pytest.mark.parametrize("batch_size", [8, 100])
+def test_a_split_is_loaded_as_evaluation_has_it(split, batch_size):
+    from lambda_keras.data.pipeline import load_examples
+
+    loaded = load_examples(
+        split,
+        numbered.preprocessing(split, affine=None)
+        if isinstance(split, Split)
+        else numbered.preprocessing(split),
+        batch_size,
+        NUM_CLASSES,
+    )
+    assert loaded.images.dtype == "float32"
+    shown = loaded.images[:, 2, 2, 0].astype(int)
+    np.testing.assert_array_equal(shown, range(COUNT))
+    np.testing.assert_array_equal(loaded.labels, shown % NUM_CLASSES)
+
+
+def test_what_has_no_label_or_is_no_image_is_told_apart(splits, tmp_path):
+    from lambda_keras.data.bad_images import BadImages
+    from lambda_keras.data.pipeline import load_examples
+
+    split = splits["files"].take(np.arange(5))
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    split.paths[3] = str(tmp_path / "broken.png")
+    split.labels[1] = -1
+    bad_images = BadImages(len(split), max_share=1.0)
+    loaded = load_examples(
+        split, numbered.preprocessing(split), 4, NUM_CLASSES, bad_images
+    )
+    assert loaded.images[:, 2, 2, 0].tolist() == [0, 1, 2, 4]
+    assert loaded.labels.tolist() == [0, -1, 2, 4 % NUM_CLASSES]
+    assert len(bad_images) == 1
+
+
 @pytest.mark.parametrize("kind", ["files", "records"])
 def test_encoded_images_are_the_bytes_in_order(splits, kind):
     from lambda_keras.data.encoded import encoded_images
