@@ -8,7 +8,10 @@ from keras import ops
 
 def block_counts(sizes: Sequence, blocks: Sequence[int]) -> list:
     """Returns how many blocks cover each axis."""
-    return [-(-size // block) for size, block in zip(sizes, blocks)]
+    # Not with negative numbers: in ONNX a division rounds towards zero.
+    return [
+        (size + block - 1) // block for size, block in zip(sizes, blocks)
+    ]
 
 
 def split_blocks(
@@ -81,6 +84,8 @@ def _flatten_features(x, rank):
     several features exceed.
     """
     features = tuple(x.shape[1 + rank :])
+    if len(features) == 1:
+        return x, features
     sizes = ops.shape(x)[1 : 1 + rank]
     return ops.reshape(x, (-1, *sizes, math.prod(features))), features
 

@@ -217,16 +217,19 @@ def blocked(queries, values, table, center, query_shape, context_shape):
     counts = block_counts(query_shape, block)
 
     def split(x, shape, starts, size):
-        x = ops.reshape(x, (-1, *shape, *x.shape[2:]))
+        features = x.shape[2:]
+        # Features in one axis already: of two reshapes to unknown sizes in a
+        # row tf2onnx makes a wrong one.
+        x = ops.reshape(x, (-1, *shape, math.prod(features)))
         x = split_blocks(x, starts, block, size, counts)
-        return ops.reshape(x, (-1, math.prod(size), *x.shape[1 + rank :]))
+        return ops.reshape(x, (-1, math.prod(size), *features))
 
     queries = split(queries, query_shape, [0] * rank, block)
     values = split(values, context_shape, [-c for c in center], window)
     # A window starts `center` before its block: its offset zero is tap 0.
     output = query_first(queries, values, table, [0] * rank, block, window)
     features = output.shape[2:]
-    output = ops.reshape(output, (-1, *block, *features))
+    output = ops.reshape(output, (-1, *block, math.prod(features)))
     output = merge_blocks(output, query_shape, block)
     return ops.reshape(output, (-1, math.prod(query_shape), *features))
 
