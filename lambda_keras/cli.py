@@ -28,6 +28,8 @@ from lambda_keras.benchmark.settings import Report
 from lambda_keras.benchmark.settings import ThroughputBenchmark
 from lambda_keras.commands import FAILED
 from lambda_keras.commands import CommandError
+from lambda_keras.serving.settings import ExportSettings
+from lambda_keras.serving.settings import PredictSettings
 from lambda_keras.settings import Settings
 from lambda_keras.settings import setting
 from lambda_keras.training.recipe import Devices
@@ -101,6 +103,20 @@ COMMANDS = {
         packages=("tensorflow", "sklearn", "matplotlib"),
         extra="tf",
         engines=("tensorflow", "jax"),
+    ),
+    "export": Command(
+        summary="Turns a trained model into what servers run.",
+        module="lambda_keras.commands.export",
+        settings=ExportSettings,
+        packages=("tensorflow", "tensorflow_serving"),
+        extra="export",
+    ),
+    "predict": Command(
+        summary="Labels image files with an exported model.",
+        module="lambda_keras.commands.predict",
+        settings=PredictSettings,
+        packages=("tensorflow",),
+        extra="tf",
     ),
     "benchmark input": Command(
         summary="Measures how fast images are read and augmented.",

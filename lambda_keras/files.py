@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_PARTIAL = ".partial-"
+PARTIAL = ".partial-"
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     with tempfile.TemporaryDirectory(
-        prefix=_PARTIAL, dir=path.parent
+        prefix=PARTIAL, dir=path.parent
     ) as directory:
         temporary = Path(directory) / path.name
         yield temporary
@@ -90,7 +90,7 @@ def made_directory(directory: str | os.PathLike[str]) -> Iterator[None]:
 
 def remove_leftovers(directory: str | os.PathLike[str]) -> None:
     """Removes what a killed process had only half written."""
-    for path in Path(directory).rglob(f"{_PARTIAL}*"):
+    for path in Path(directory).rglob(f"{PARTIAL}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -41,13 +41,22 @@ def choice(default: str, help: str, options: tuple[str, ...]) -> Any:
     )
 
 
-def count(default: int | None, help: str, least: int = 1) -> Any:
-    """Declares a field that takes an integer from `least`; see `setting`."""
+def count(
+    default: int | None, help: str, least: int = 1, most: int | None = None
+) -> Any:
+    """Declares a field that takes an integer in a range; see `setting`."""
+    if most is None:
+        return setting(
+            default,
+            help,
+            expects=f"at least {least}",
+            valid=lambda value: value >= least,
+        )
     return setting(
         default,
         help,
-        expects=f"at least {least}",
-        valid=lambda value: value >= least,
+        expects=f"from {least} to {most}",
+        valid=lambda value: least <= value <= most,
     )
 
 

@@ -12,8 +12,8 @@ from lambda_keras.benchmark.memory_rows import LAYER_CHANNELS
 from lambda_keras.benchmark.memory_rows import LAYER_HEADS
 from lambda_keras.benchmark.memory_rows import ROWS
 from lambda_keras.benchmark.records import Record
-from lambda_keras.benchmark.records import markdown_table
 from lambda_keras.benchmark.settings import MemoryBenchmark
+from lambda_keras.tables import markdown_table
 
 GIB = 2**30
 DOES_NOT_FIT = "does not fit"

@@ -7,8 +7,8 @@ from lambda_keras.benchmark.comparison import Calibration
 from lambda_keras.benchmark.paper_curve import find_point
 from lambda_keras.benchmark.preflight import Estimate
 from lambda_keras.benchmark.preflight import TrainingPlan
-from lambda_keras.benchmark.records import markdown_table
 from lambda_keras.benchmark.topologies import Topology
+from lambda_keras.tables import markdown_table
 
 WIDTH = 79
 STEPS = {"train": "training step", "infer": "inference step"}

@@ -26,8 +26,8 @@ from lambda_keras.benchmark.paper_curve import top_1
 from lambda_keras.benchmark.pareto import ESTIMATE
 from lambda_keras.benchmark.pareto import draw_pareto
 from lambda_keras.benchmark.records import Record
-from lambda_keras.benchmark.records import markdown_table
 from lambda_keras.files import write_aside
+from lambda_keras.tables import markdown_table
 
 NAMES = REPORT, TABLE, PICTURE = "report.md", "report.csv", "pareto.png"
 

@@ -14,13 +14,13 @@ from lambda_keras.benchmark.photographs import write_photographs
 from lambda_keras.benchmark.picture import draw_bars
 from lambda_keras.benchmark.records import append_records
 from lambda_keras.benchmark.records import make_record
-from lambda_keras.benchmark.records import markdown_table
 from lambda_keras.benchmark.settings import InputBenchmark
 from lambda_keras.commands import FAILED
 from lambda_keras.commands import CommandError
 from lambda_keras.commands.progress import progress
 from lambda_keras.data.sources import load_dataset
 from lambda_keras.files import write_aside
+from lambda_keras.tables import markdown_table
 
 PHOTOGRAPHS = 256
 RATE, COST = "images/s/core", "ms of CPU/image"

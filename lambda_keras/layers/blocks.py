@@ -9,9 +9,7 @@ from keras import ops
 def block_counts(sizes: Sequence, blocks: Sequence[int]) -> list:
     """Returns how many blocks cover each axis."""
     # Not with negative numbers: in ONNX a division rounds towards zero.
-    return [
-        (size + block - 1) // block for size, block in zip(sizes, blocks)
-    ]
+    return [(size + block - 1) // block for size, block in zip(sizes, blocks)]
 
 
 def split_blocks(

@@ -13,10 +13,15 @@ import keras
 import numpy as np
 
 from lambda_keras.files import write_aside
+from lambda_keras.serving.runtimes import TENSORFLOW
+from lambda_keras.serving.runtimes import Runner
+from lambda_keras.serving.runtimes import SavedModelError
+from lambda_keras.serving.runtimes import elsewhere_environment
+from lambda_keras.serving.runtimes import last_line
 
-# Only their paths: the programs are for other processes.
-PREDICT_PROGRAM = Path(__file__).with_name("predict_saved_model.py")
+# Only its path: the program is for other processes.
 EXPORT_PROGRAM = Path(__file__).with_name("export_saved_model.py")
+BATCH_SIZE = 256
 
 
 def export_saved_model(
@@ -80,10 +85,6 @@ def export_file(
             f"The model in {path} must be one that TensorFlow can export.",
         )
         return check(temporary) if check else None
-
-
-class SavedModelError(RuntimeError):
-    """A SavedModel does not load or does not predict as it should."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def compare(
     """
     if predictions.shape != expected.shape:
         raise SavedModelError(
-            f"The SavedModel in {directory} must predict as the model does: "
+            f"{directory} must predict as the model does: "
             f"expected outputs of shape {expected.shape}. "
             f"Received: shape={predictions.shape}"
         )
@@ -169,7 +170,7 @@ def compare(
     agrees = agreement.largest_difference <= tolerance
     if not agrees or not same[clear].all():
         raise SavedModelError(
-            f"The SavedModel in {directory} must predict as the model does: "
+            f"{directory} must predict as the model does: "
             f"expected the same class for all {agreement.examples} examples "
             f"and outputs within {tolerance}. Received: {agreement}"
         )
@@ -177,16 +178,13 @@ def compare(
 
 
 def _predict_elsewhere(directory, images):
-    with tempfile.TemporaryDirectory() as scratch:
-        inputs, outputs = Path(scratch, "in.npy"), Path(scratch, "out.npy")
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Runner(TENSORFLOW, directory) as runner,
+    ):
+        inputs = Path(scratch, "inputs.npy")
         np.save(inputs, images)
-        _run_elsewhere(
-            PREDICT_PROGRAM,
-            [directory, inputs, outputs],
-            f"The SavedModel in {directory} must load in a process without "
-            "Keras.",
-        )
-        return np.load(outputs)
+        return runner.predict(inputs, len(images), BATCH_SIZE)
 
 
 def _run_elsewhere(program, arguments, expectation):
@@ -194,25 +192,12 @@ def _run_elsewhere(program, arguments, expectation):
     process = subprocess.run(
         # -P keeps the script's own directory off the module path.
         [sys.executable, "-P", program, *map(os.fspath, arguments)],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": "tensorflow",
-            "CUDA_VISIBLE_DEVICES": "-1",
-            # Flags of the engine here, unknown ones of which end TensorFlow.
-            "XLA_FLAGS": "",
-            # This package, also where it is not installed.
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        },
+        env=elsewhere_environment(),
         capture_output=True,
         text=True,
         errors="replace",
     )
     if process.returncode != 0:
         raise SavedModelError(
-            f"{expectation} Received: {_last_line(process.stderr)}"
+            f"{expectation} Received: {last_line(process.stderr)}"
         )
-
-
-def _last_line(text):
-    """Returns where a traceback says what went wrong."""
-    return next((x for x in reversed(text.splitlines()) if x.strip()), "")

@@ -121,7 +121,8 @@ def load_model(
     else:
         model = _load_weights(path, architecture, image_shape, num_classes)
     try:
-        summary = json.loads((path.parent / "summary.json").read_text())
+        directory = path.resolve().parent  # A link may be elsewhere.
+        summary = json.loads((directory / "summary.json").read_text())
         return model, tuple(summary["class_names"])
     # Not of a finished run.
     except (OSError, ValueError, KeyError, TypeError):
@@ -141,8 +142,8 @@ def _load_checkpoint(path, image_shape, raw_weights):
     try:
         checkpoint = read_checkpoint(path)
         recipe = Recipe(**checkpoint.facts["recipe"])
-        if None in image_shape and recipe.image_size:
-            image_shape = (recipe.image_size, recipe.image_size, 3)
+        if None in image_shape:
+            image_shape = tuple(checkpoint.facts["image_shape"])
         model = build_model(
             find_spec(recipe.model, image_shape[-1]),
             input_shape=_known(image_shape),

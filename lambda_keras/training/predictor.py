@@ -302,11 +302,12 @@ def _check_fits(predictor, image_shape, class_names):
         )
     if class_names and predictor.class_names not in ((), class_names):
         raise ValueError(
-            f"`model` must be one for the classes {_some(class_names)}. "
+            f"`model` must be one for the classes {show_some(class_names)}. "
             f"Received: model={predictor.path}, for the classes "
-            f"{_some(predictor.class_names)}"
+            f"{show_some(predictor.class_names)}"
         )
 
 
-def _some(names):
+def show_some(names: Sequence[str]) -> str:
+    """Returns the first of the names of classes, for messages."""
     return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])

@@ -95,6 +95,7 @@ def fit(
         facts=lambda: {
             "recipe": vars(recipe),
             "class_names": prepared.dataset.class_names,
+            "image_shape": prepared.model.input_shape[1:],
             "images": prepared.count_images(),
             "bad_images": prepared.bad_names(),
             "versions": provenance.versions(),

@@ -9,7 +9,6 @@ import pytest
 from lambda_keras.benchmark.records import Record
 from lambda_keras.benchmark.records import append_records
 from lambda_keras.benchmark.records import make_record
-from lambda_keras.benchmark.records import markdown_table
 from lambda_keras.benchmark.records import read_records
 
 
@@ -122,15 +121,3 @@ def test_two_write_to_one_file_at_a_time(record, tmp_path):
         tasks = [pool.submit(append_records, path, [record]) for _ in range(80)]
     assert all(task.result() is None for task in tasks)
     assert read_records(path) == [record] * 80
-
-
-def test_tables_are_markdown_that_is_easy_to_read():
-    table = markdown_table(
-        ["stage", "images/s"], [["read", "1,200.5"], ["a long name", 7]]
-    )
-    assert table.splitlines() == [
-        "| stage       | images/s |",
-        "|-------------|---------:|",
-        "| read        |  1,200.5 |",
-        "| a long name |        7 |",
-    ]

@@ -66,7 +66,7 @@ def _write_half(*args):
         Path(args[1]).write_bytes(os.urandom(100_000))
 
 
-def plant():
+def plant_in_train():
     with cli.held_back_stderr():
         import keras
         import numpy as np
@@ -94,9 +94,37 @@ def plant():
     os.replace = replaced
 
 
+def plant_in_predict():
+    with cli.held_back_stderr():
+        from lambda_keras.serving.prediction import BytesModel
+        from lambda_keras.serving.prediction_results import FORMATS
+        from lambda_keras.serving.prediction_results import Results
+
+    before(BytesModel, "__init__", "model")
+    before(Results, "__init__", "begin")
+    before(Results, "write", "batch")
+    write, replace = Results._write, os.replace
+
+    def write_half(results, text):
+        if (POINT, seen + 1) == ("row", NUMBER):
+            write(results, text[: len(text) // 2])
+        explode_at("row")
+        write(results, text)
+
+    def replaced(source, target):
+        is_output = Path(target).suffix in FORMATS
+        if is_output:
+            explode_at("rename")
+        replace(source, target)
+        if is_output:
+            explode_at("renamed")
+
+    Results._write, os.replace = write_half, replaced
+
+
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-plant()
+plant_in_predict() if sys.argv[4] == "predict" else plant_in_train()
 if POINT == "disk":
     resource.setrlimit(resource.RLIMIT_FSIZE, (NUMBER, NUMBER))
 cli.main(sys.argv[4:])

@@ -1,0 +1,134 @@
+"""Labels for many images, by an exported model in plain TensorFlow."""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Generator
+from collections.abc import Iterable
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from lambda_keras.serving.ahead import map_ahead
+from lambda_keras.serving.prediction_inputs import EncodedImage
+from lambda_keras.serving.signatures import IMAGE_BYTES
+
+# What is used of the answers.
+ANSWERS = ("classes", "labels", "scores", "status")
+# While the network computes one batch, the images of the next are decoded.
+BATCHES_AT_A_TIME = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Args:
+        name: What the image is called.
+        status: `"ok"`, or why there is nothing below.
+        classes: The numbers of the likeliest classes, the likeliest first.
+        labels: Their names.
+        scores: Their probabilities.
+    """
+
+    name: str
+    status: str
+    classes: Sequence[int]
+    labels: Sequence[str]
+    scores: Sequence[float]
+
+
+class BytesModel:
+    """An exported version that takes JPEG and PNG files.
+
+    Args:
+        directory: The directory of the version.
+
+    Raises:
+        ValueError: If `lambda-keras export` has not written it, or if it
+            cannot be read.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]):
+        try:
+            # A signature does not keep alive what it is of.
+            self._loaded = tf.saved_model.load(os.fspath(directory))
+        # Of a broken one TensorFlow raises what comes, an `IndexError` too.
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"`model` must be a SavedModel that can be read ({reason}). "
+                f"Received: model={directory}"
+            ) from error
+        self._serve = self._loaded.signatures.get(IMAGE_BYTES)
+        outputs = self._serve and self._serve.structured_outputs
+        if not outputs or not {*ANSWERS} <= {*outputs}:
+            raise ValueError(
+                "`model` must be a version that `lambda-keras export` wrote, "
+                f"with the signature {IMAGE_BYTES}. Received: model={directory}"
+            )
+        self.top_k = outputs["classes"].shape[1]
+
+    def predict(self, images: Sequence[EncodedImage]) -> list[Prediction]:
+        """Predicts one batch.
+
+        Args:
+            images: The images, of which some may not have been read.
+
+        Returns:
+            A prediction for each.
+        """
+        encoded = tf.constant([image.content for image in images], tf.string)
+        answers = self._serve(image_bytes=encoded)
+        rows = zip(*(answers[name].numpy().tolist() for name in ANSWERS))
+        return [
+            _interpret(image, *answer) for image, answer in zip(images, rows)
+        ]
+
+
+def _interpret(image, classes, labels, scores, status):
+    # The graph was given an empty string for it.
+    status = image.status or status.decode()
+    if classes[0] < 0:
+        return Prediction(image.name, status, (), (), ())
+    names = [label.decode(errors="replace") for label in labels]
+    return Prediction(image.name, status, classes, names, scores)
+
+
+def predict_images(
+    model: BytesModel, images: Iterable[EncodedImage], batch_size: int
+) -> Generator[list[Prediction]]:
+    """Predicts images batch by batch, in order.
+
+    While some batches are predicted, the next one is read, and the one before
+    them may be written; no more than these are in memory.
+
+    Args:
+        model: The model.
+        images: The images.
+        batch_size: How many are predicted together.
+
+    Yields:
+        The predictions of each batch.
+
+    Example:
+
+    ```python
+    model = BytesModel("models/mine/1")
+    inputs = find_inputs("photos")
+    for predictions in predict_images(model, inputs.read(), 32):
+        print(predictions[0].name, predictions[0].labels[0])
+    ```
+    """
+    return map_ahead(
+        model.predict,
+        _batches(images, batch_size),
+        BATCHES_AT_A_TIME,
+        ahead=BATCHES_AT_A_TIME,
+    )
+
+
+def _batches(images, size):
+    images = iter(images)
+    while batch := list(itertools.islice(images, size)):
+        yield batch
