@@ -1,7 +1,5 @@
 """`lambda-keras export`: from a checkpoint to what servers run."""
 
-import dataclasses
-import json
 import shlex
 
 import numpy as np
@@ -12,6 +10,8 @@ from lambda_keras.commands import CommandError
 from lambda_keras.commands import program
 from lambda_keras.commands.progress import progress
 from lambda_keras.data.bad_images import BadImages
+from lambda_keras.data.crop import CENTER
+from lambda_keras.data.crop import WHOLE
 from lambda_keras.data.dataset import RecordSplit
 from lambda_keras.data.dataset import Split
 from lambda_keras.data.pipeline import load_examples
@@ -25,8 +25,6 @@ from lambda_keras.serving.export import DESCRIPTION
 from lambda_keras.serving.export import export_version
 from lambda_keras.serving.formats import FORMATS
 from lambda_keras.serving.formats import FormatError
-from lambda_keras.serving.images import CENTER
-from lambda_keras.serving.images import WHOLE
 from lambda_keras.serving.images import RequestPreprocessing
 from lambda_keras.serving.resizing import resize_model
 from lambda_keras.serving.saved_model import SavedModelError
@@ -34,14 +32,14 @@ from lambda_keras.serving.settings import ExportSettings
 from lambda_keras.serving.signatures import IMAGE_BYTES
 from lambda_keras.serving.signatures import IMAGES
 from lambda_keras.serving.signatures import UINT8_IMAGES
+from lambda_keras.serving.signatures import check_classifier
 from lambda_keras.serving.versions import SAVED_MODEL_FILE
 from lambda_keras.training.model_files import expand
 from lambda_keras.training.model_files import find_model
 from lambda_keras.training.model_files import load_model
 from lambda_keras.training.predictor import show_some
-from lambda_keras.training.run_directory import RECIPE
-from lambda_keras.training.run_directory import SUMMARY
 from lambda_keras.training.strategy import hide_gpus
+from lambda_keras.training.trained_run import find_run
 
 CHECK_BATCH_SIZE = 32
 
@@ -58,10 +56,10 @@ def run(settings: ExportSettings) -> None:
     try:
         directory = expand(settings.output_dir, "output_dir")
         path = find_model(settings.model, settings.architecture)
-        trained = _find_run(path)
+        trained = find_run(path)
         split, class_names = _load_split(settings, trained)
-        model, known_names = _load_model(settings, path, class_names)
-        class_names = _choose_names(settings, known_names, class_names)
+        model, known_names = _load_model(settings, path, split, class_names)
+        class_names = _choose_names(settings, model, known_names, class_names)
         preprocessing = _choose_preprocessing(settings, model, trained)
         if settings.dynamic_size:
             model = resize_model(model, (None, None, model.input_shape[-1]))
@@ -93,56 +91,7 @@ def run(settings: ExportSettings) -> None:
     # Of files, a full disk; TensorFlow has errors of its own for that.
     except (OSError, tf.errors.OpError, FormatError, SavedModelError) as error:
         raise CommandError(error, status=FAILED) from None
-    _print(settings, model, preprocessing, version, reports)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What is known of the run that a model is from."""
-
-    dataset: str
-    data_dir: str | None
-    crop: str | None
-
-
-def _find_run(path):
-    # A checkpoint is in a directory of its own, and a link where it likes.
-    for directory in path.resolve().parents[:2]:
-        try:
-            recipe = json.loads((directory / RECIPE).read_text())
-            summary = {}
-            if (directory / SUMMARY).exists():
-                summary = json.loads((directory / SUMMARY).read_text())
-            return _Run(
-                recipe["dataset"],
-                recipe["data_dir"],
-                summary.get("crop", _guess_crop(recipe)),
-            )
-        except FileNotFoundError:
-            continue
-        # Of JSON that is something else.
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-        ) as error:
-            raise ValueError(
-                "`model` must be in the directory of a run that can be read "
-                f"({error}). Received: model={path}"
-            ) from error
-    return None
-
-
-def _guess_crop(recipe):
-    """Tells from a recipe what a run that has not ended does."""
-    kind = recipe["dataset"].partition(":")[0]
-    if kind == "digits":
-        return WHOLE
-    if kind in ("folder", "tfrecord") or recipe["image_size"]:
-        return CENTER
-    return None  # The images of tensorflow-datasets may be files or arrays.
+    _print(settings, model, class_names, preprocessing, version, reports)
 
 
 def _load_split(settings, run):
@@ -154,7 +103,7 @@ def _load_split(settings, run):
     return load_split(name, settings.split, data_dir=data_dir)
 
 
-def _load_model(settings, path, class_names):
+def _load_model(settings, path, split, class_names):
     if path.is_dir():
         raise ValueError(
             "`model` must be what a SavedModel can be made from: a run "
@@ -164,8 +113,7 @@ def _load_model(settings, path, class_names):
     size = settings.image_size
     image_shape = (None, None, None)  # Other files say it.
     if settings.architecture is not None:
-        channels = len(get_spec(settings.architecture).mean)
-        image_shape = (size, size, channels)
+        image_shape = (size, size, _count_channels(settings, split))
     model, known_names = load_model(
         path,
         image_shape,
@@ -173,12 +121,26 @@ def _load_model(settings, path, class_names):
         architecture=settings.architecture,
         raw_weights=settings.raw_weights,
     )
+    check_classifier(model)
     if size is not None:
         model = resize_model(model, (size, size, model.input_shape[-1]))
     return model, known_names
 
 
-def _choose_names(settings, of_model, of_images):
+def _count_channels(settings, split):
+    """Finds what a file of weights does not tell."""
+    if split is None:
+        return len(get_spec(settings.architecture).mean)
+    return split.images.shape[-1] if isinstance(split, Split) else 3
+
+
+def _choose_names(settings, model, of_model, of_images):
+    count = model.output_shape[-1]
+    if of_images and len(of_images) != count:
+        raise ValueError(
+            f"`dataset` must have as many classes as the model, {count}. "
+            f"Received: dataset={settings.dataset}, with {len(of_images)}"
+        )
     if of_model and of_images and tuple(of_model) != tuple(of_images):
         raise ValueError(
             f"`dataset` must have the model's classes, {show_some(of_model)}. "
@@ -217,8 +179,9 @@ def _load_images(settings, split, model, preprocessing):
     if not settings.checks:
         return None
     if split is None:
-        noise = np.random.default_rng(0).integers(0, 256, (count, *shape))
-        return Split(noise.astype("float32"), np.full(count, -1))
+        rng = np.random.default_rng(0)
+        noise = rng.integers(0, 256, (count, *shape), dtype="uint8")
+        return Split(noise, np.full(count, -1))
     part = _sample(split, count)
     is_encoded = not isinstance(part, Split)
     examples = load_examples(
@@ -244,7 +207,7 @@ def _sample(split, count):
     return split.take(np.linspace(0, len(split) - 1, count).astype(int))
 
 
-def _print(settings, model, preprocessing, version, reports):
+def _print(settings, model, class_names, preprocessing, version, reports):
     kept = sum(path.stat().st_size for path in version.rglob("*"))
     lines = [
         f"{model.name}, {count_parameters(model):,} parameters: {version} "
@@ -262,6 +225,11 @@ def _print(settings, model, preprocessing, version, reports):
         "",
         f"Of an encoded image it takes the {preprocessing.crop}, resized to "
         f"{height}x{width}.",
+        *(
+            []
+            if class_names
+            else ["Its labels are numbers: no names are known."]
+        ),
         "",
         *(f"{report}\n" for report in reports),
     ]

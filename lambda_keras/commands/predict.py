@@ -1,6 +1,7 @@
 """`lambda-keras predict`: labels files of images with an exported model."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -63,7 +64,7 @@ def run(settings: PredictSettings) -> None:
 
 def _find_output(settings):
     path = expand(settings.output, "output")
-    if path.exists() or not path.parent.is_dir():
+    if os.path.lexists(path) or not path.parent.is_dir():
         raise ValueError(
             "`output` must be a new file in a directory that exists. "
             f"Received: output={path}"

@@ -20,6 +20,8 @@ from lambda_keras.commands import FAILED
 from lambda_keras.commands import STARTED_AT
 from lambda_keras.commands import CommandError
 from lambda_keras.commands import program
+from lambda_keras.data.crop import CENTER
+from lambda_keras.data.crop import WHOLE
 from lambda_keras.data.pipeline import load_examples
 from lambda_keras.files import write_aside
 from lambda_keras.models import count_parameters
@@ -277,7 +279,7 @@ def _report(
         "best_epoch": record.best_epoch,
         "images": images,
         # How to serve encoded images: evaluation leaves arrays as they are.
-        "crop": "center" if prepared.preprocessing.image_size else "whole",
+        "crop": CENTER if prepared.preprocessing.image_size else WHOLE,
         "bad_images": sum(map(len, prepared.bad_names().values())),
         "parameters": count_parameters(fitted.model),
         "seconds": {"fit": round(record.seconds, 1)},

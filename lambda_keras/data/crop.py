@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+# What evaluation takes of an image.
+CENTER, WHOLE = "center", "whole"
+
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 ATTEMPTS = 10
 # At 224 pixels both leave 7/8 of the shorter side. At fewer the second would

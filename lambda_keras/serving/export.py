@@ -23,6 +23,8 @@ from lambda_keras.files import write_aside
 from lambda_keras.models import MODEL_SPECS
 from lambda_keras.models import count_parameters
 from lambda_keras.serving.formats import FORMATS
+from lambda_keras.serving.formats import INPUT
+from lambda_keras.serving.formats import OUTPUT
 from lambda_keras.serving.formats import check_format
 from lambda_keras.serving.formats import export_format
 from lambda_keras.serving.images import STATUSES
@@ -32,6 +34,7 @@ from lambda_keras.serving.precision import cast_model
 from lambda_keras.serving.settings import PRECISIONS
 from lambda_keras.serving.signatures import LABELS_FILE
 from lambda_keras.serving.signatures import ServedModel
+from lambda_keras.serving.signatures import check_classifier
 from lambda_keras.serving.signatures import write_labels
 from lambda_keras.serving.versions import list_versions
 from lambda_keras.serving.versions import next_version
@@ -111,6 +114,7 @@ def export_version(
         raise ValueError(
             f"`version` must be at least 1. Received: version={version}"
         )
+    check_classifier(model)
     of_saved_model = _precision_of_saved_model(precision, formats)
     for name in formats:
         check_format(name, precision)
@@ -124,6 +128,8 @@ def export_version(
                 f"Received: version={version}, output_dir={directory}"
             )
         with write_aside(target) as temporary:
+            # At once: by this a leftover is known.
+            temporary.mkdir()
             tell(f"SavedModel, {of_saved_model}")
             description = _save(
                 cast_model(model, of_saved_model),
@@ -147,6 +153,8 @@ def export_version(
                     name: {
                         "file": FORMATS[name].file,
                         "precision": precision,
+                        "inputs": {INPUT: _float32(model.input_shape)},
+                        "outputs": {OUTPUT: _float32(model.output_shape)},
                     }
                     for name in formats
                 },
@@ -190,8 +198,9 @@ def _save(model, directory, class_names, preprocessing, top_k):
     spec = MODEL_SPECS.get(model.name)
     return {
         "model": model.name,
-        "spec": spec and dataclasses.asdict(spec),
+        "spec": spec and _describe_spec(spec),
         "parameters": count_parameters(model),
+        "pixels": "0 to 255, channels last",
         "input_shape": model.input_shape[1:],
         "num_classes": model.output_shape[-1],
         "labels": f"assets/{LABELS_FILE}",
@@ -216,11 +225,23 @@ def _save(model, directory, class_names, preprocessing, top_k):
     }
 
 
+def _describe_spec(spec):
+    fields = dataclasses.asdict(spec)
+    # Figures of the model at its default size and number of classes.
+    for name in ("parameters", "flops", "paper", "image_size"):
+        del fields[name]
+    return fields
+
+
 def _describe(specs):
     return {
         name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()}
         for name, spec in specs.items()
     }
+
+
+def _float32(shape):
+    return {"dtype": "float32", "shape": list(shape)}
 
 
 def weights_digest(model: keras.Model) -> str:

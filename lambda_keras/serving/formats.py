@@ -101,6 +101,9 @@ def export_format(
     - LiteRT: float16 is what weights are stored in; int8 is dynamic.
     - OpenVINO: float16 is what weights are stored in.
 
+    Of the models that take any size, those with local self-attention do not
+    run in ONNX Runtime: tf2onnx merges two reshapes of theirs into a wrong one.
+
     Args:
         name: A key of `FORMATS`.
         model: A Keras model with one input, on TensorFlow.

@@ -4,6 +4,8 @@ import dataclasses
 
 import tensorflow as tf
 
+from lambda_keras.data.crop import CENTER
+from lambda_keras.data.crop import WHOLE
 from lambda_keras.data.crop import decode_center_crop
 from lambda_keras.data.crop import decode_whole
 
@@ -12,10 +14,10 @@ EMPTY = "empty"
 UNSUPPORTED = "unsupported format"
 TOO_LARGE = "too large"
 UNREADABLE = "unreadable"
+# Of one that was read, of which the model makes no numbers.
+NO_ANSWER = "no answer"
 # What a request may be told of an image, the codes of the graph in order.
-STATUSES = (OK, EMPTY, UNSUPPORTED, TOO_LARGE, UNREADABLE)
-
-CENTER, WHOLE = "center", "whole"
+STATUSES = (OK, EMPTY, UNSUPPORTED, TOO_LARGE, UNREADABLE, NO_ANSWER)
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What the files begin with that can be decoded.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from lambda_keras.messages import first_line
 from lambda_keras.serving.ahead import map_ahead
 from lambda_keras.serving.prediction_inputs import EncodedImage
 from lambda_keras.serving.signatures import IMAGE_BYTES
@@ -55,10 +56,9 @@ class BytesModel:
             self._loaded = tf.saved_model.load(os.fspath(directory))
         # Of a broken one TensorFlow raises what comes, an `IndexError` too.
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
             raise ValueError(
-                f"`model` must be a SavedModel that can be read ({reason}). "
-                f"Received: model={directory}"
+                "`model` must be a SavedModel that can be read "
+                f"({first_line(error)}). Received: model={directory}"
             ) from error
         self._serve = self._loaded.signatures.get(IMAGE_BYTES)
         outputs = self._serve and self._serve.structured_outputs

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import itertools
 import os
+import re
 import stat
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -247,7 +248,7 @@ def _find_records(name):
         paths = [
             path
             for path in tf.io.gfile.glob(os.path.join(pattern, "*"))
-            if "-of-" in path.rpartition("/")[2] or ".tfrecord" in path
+            if re.search("-of-|[.]tfrecord", path.rpartition("/")[2])
         ]
     else:
         paths = tf.io.gfile.glob(pattern) if pattern else []

@@ -96,7 +96,7 @@ class JsonRows:
 
 
 # By the endings of `PredictSettings.output`.
-FORMATS: dict[str, type[CsvRows] | type[JsonRows]] = {
+ROWS: dict[str, type[CsvRows] | type[JsonRows]] = {
     ".csv": CsvRows,
     ".jsonl": JsonRows,
 }
@@ -209,15 +209,17 @@ def open_results(
         FileExistsError: If `path` exists, if another process is writing it,
             or if what was begun has another identity.
     """
-    if path.exists():
-        raise FileExistsError(
-            f"`output` must not exist yet. Received: output={path}"
-        )
     directory = path.with_name(f"{UNFINISHED}{path.name}")
+    is_taken = os.path.lexists(directory) and not directory.is_dir()
+    if os.path.lexists(path) or is_taken:
+        raise FileExistsError(
+            f"`output` must not exist yet, nor {directory.name} beside it, "
+            f"unless as what a stopped command left. Received: output={path}"
+        )
     directory.mkdir(exist_ok=True)
     rows_path = directory / path.name
     with _locked(directory, path):
-        rows = FORMATS[path.suffix](top_k)
+        rows = ROWS[path.suffix](top_k)
         # What was begun before a row was complete, nobody misses.
         if _size(rows_path) > len(rows.header().encode()):
             _check_identity(directory, identity, path)

@@ -21,6 +21,13 @@ def resize_model(
     """
     if tuple(model.input_shape[1:]) == tuple(image_shape):
         return model
+    for layer in model.layers:
+        # What it makes of another size may fit by chance.
+        if isinstance(layer, (keras.layers.Flatten, keras.layers.Reshape)):
+            raise ValueError(
+                "`model` must be one whose weights fit images of any size, "
+                f"without {layer.name}. Received: model={model.name}"
+            )
     name = model.inputs[0].name
     try:
         resized = keras.models.clone_model(

@@ -11,6 +11,8 @@ from types import TracebackType
 
 import numpy as np
 
+from lambda_keras.messages import last_line
+
 # Only its path: the program is for other processes.
 RUN_PROGRAM = Path(__file__).with_name("run_artefact.py")
 
@@ -199,8 +201,3 @@ def elsewhere_environment() -> dict[str, str]:
         # This package, also where it is not installed.
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-
-
-def last_line(text: str) -> str:
-    """Returns where a traceback says what went wrong."""
-    return next((x for x in reversed(text.splitlines()) if x.strip()), "")

@@ -13,11 +13,11 @@ import keras
 import numpy as np
 
 from lambda_keras.files import write_aside
+from lambda_keras.messages import last_line
 from lambda_keras.serving.runtimes import TENSORFLOW
 from lambda_keras.serving.runtimes import Runner
 from lambda_keras.serving.runtimes import SavedModelError
 from lambda_keras.serving.runtimes import elsewhere_environment
-from lambda_keras.serving.runtimes import last_line
 
 # Only its path: the program is for other processes.
 EXPORT_PROGRAM = Path(__file__).with_name("export_saved_model.py")

@@ -44,7 +44,9 @@ class ExportSettings(Settings):
         most=2**63 - 1,
     )
     architecture: str | None = setting(
-        None, "Whose weights a .weights.h5 file has, as lambda_resnet_50."
+        None,
+        "Whose weights a .weights.h5 file has, as lambda_resnet_50; if not of "
+        "1,000 classes, --dataset has to say of how many.",
     )
     raw_weights: bool = setting(
         False,
@@ -108,7 +110,9 @@ class ExportSettings(Settings):
         None,
         "Where tensorflow-datasets keeps what it prepared; may be gs://.",
     )
-    check_images: int = count(400, "Check with this many images at most.")
+    check_images: int = count(
+        400, "Check with this many images at most.", most=10_000
+    )
 
     def __post_init__(self):
         super().__post_init__()

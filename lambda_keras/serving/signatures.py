@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from lambda_keras.serving.images import NO_ANSWER
 from lambda_keras.serving.images import OK
 from lambda_keras.serving.images import STATUSES
 from lambda_keras.serving.images import RequestPreprocessing
@@ -56,14 +57,28 @@ class ServedModel(tf.Module):
         top_k: int = 5,
     ):
         super().__init__()
-        shape, outputs = _check(model, preprocessing, top_k)
+        check_classifier(model)
+        shape, num_classes = tuple(model.input_shape), model.output_shape[-1]
+        if not all(
+            size in (None, given)
+            for size, given in zip(shape[1:], preprocessing.image_shape)
+        ):
+            raise ValueError(
+                "`preprocessing` must make what the model takes, images of "
+                f"shape {shape[1:]}. Received: image_shape="
+                f"{preprocessing.image_shape}"
+            )
+        if top_k < 1:
+            raise ValueError(
+                f"`top_k` must be at least 1. Received: top_k={top_k}"
+            )
         # Not the model itself: as an attribute it would be taken up in the
         # SavedModel, with a second copy of its variables.
         self._predict = functools.partial(model, training=False)
         self._shape = shape
         self._variables = [variable.value for variable in model.variables]
         self._preprocessing = preprocessing
-        self._top_k = min(top_k, outputs[-1])
+        self._top_k = min(top_k, num_classes)
         self._labels = tf.lookup.StaticHashTable(
             tf.lookup.TextFileInitializer(
                 os.fspath(labels_file),
@@ -118,7 +133,15 @@ class ServedModel(tf.Module):
     def _serve_bytes(self, image_bytes):
         images, statuses = read_images(image_bytes, self._preprocessing)
         answers = self.serve_images(tf.cast(images, tf.float32))
-        is_good = (statuses == STATUSES.index(OK))[:, None]
+        is_good = statuses == STATUSES.index(OK)
+        # In half precision an unusual image may overflow.
+        is_finite = tf.reduce_all(
+            tf.math.is_finite(answers["probabilities"]), axis=-1
+        )
+        statuses = tf.where(
+            is_good & ~is_finite, STATUSES.index(NO_ANSWER), statuses
+        )
+        is_good = (is_good & is_finite)[:, None]
         blank = {"probabilities": 0.0, "classes": -1, "scores": 0.0}
         answers = {
             name: tf.where(is_good, answer, blank[name])
@@ -143,30 +166,36 @@ class ServedModel(tf.Module):
             )
 
 
-def _check(model, preprocessing, top_k):
-    """Returns the model's shapes, if it is one that can be served."""
-    # A model of a class of its own has none.
-    shape = getattr(model, "input_shape", ())
-    outputs = getattr(model, "output_shape", ())
-    # With fewer than two classes there is nothing to tell apart.
-    if len(shape) != 4 or len(outputs) != 2 or outputs[-1] < 2:
-        raise ValueError(
-            "`model` must be functional or sequential, and give one vector of "
-            f"probabilities per image. Received: model={model.name}, "
-            f"input_shape={shape}, output_shape={outputs}"
-        )
-    if not all(
-        size in (None, given)
-        for size, given in zip(shape[1:], preprocessing.image_shape)
+def check_classifier(model: keras.Model) -> None:
+    """Raises an error unless a model can be served.
+
+    Args:
+        model: The model.
+
+    Raises:
+        ValueError: If it does not take one batch of images, of any size, to
+            one batch of vectors.
+    """
+    # A model of a class of its own has none of these.
+    tensors = [
+        *(getattr(model, "inputs", None) or ()),
+        *(getattr(model, "outputs", None) or ()),
+    ]
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    # One tensor may be in a list or a dict, which `ServedModel` does not open.
+    output = getattr(model, "output", None)
+    if (
+        [len(shape) for shape in shapes] != [4, 2]
+        or isinstance(output, (list, tuple, dict))
+        or shapes[0][0] is not None
+        # With fewer than two classes there is nothing to tell apart.
+        or shapes[1][1] < 2
     ):
         raise ValueError(
-            "`preprocessing` must make what the model takes, images of shape "
-            f"{tuple(shape[1:])}. Received: image_shape="
-            f"{preprocessing.image_shape}"
+            "`model` must be functional or sequential, and give one vector of "
+            "probabilities per image, in batches of any size. "
+            f"Received: model={model.name}, with the shapes {shapes}"
         )
-    if top_k < 1:
-        raise ValueError(f"`top_k` must be at least 1. Received: top_k={top_k}")
-    return tuple(shape), outputs
 
 
 def write_labels(

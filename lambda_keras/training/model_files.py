@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 
+from lambda_keras.messages import first_line
 from lambda_keras.models import build_model
 from lambda_keras.training.averages import WeightAverages
 from lambda_keras.training.checkpoints import list_checkpoints
@@ -143,7 +144,11 @@ def _load_checkpoint(path, image_shape, raw_weights):
         checkpoint = read_checkpoint(path)
         recipe = Recipe(**checkpoint.facts["recipe"])
         if None in image_shape:
-            image_shape = tuple(checkpoint.facts["image_shape"])
+            size = recipe.image_size
+            image_shape = tuple(
+                # That of earlier versions had no such fact.
+                checkpoint.facts.get("image_shape", (size, size, 3))
+            )
         model = build_model(
             find_spec(recipe.model, image_shape[-1]),
             input_shape=_known(image_shape),
@@ -186,9 +191,8 @@ def _load_weights(path, architecture, image_shape, num_classes):
 
 def unreadable(path: Path, error: Exception) -> ValueError:
     """Makes the error for a model that does not load."""
-    reason = str(error).strip().partition("\n")[0]
     return ValueError(
-        f"`model` must be a model that can be read ({reason}). "
+        f"`model` must be a model that can be read ({first_line(error)}). "
         f"Received: model={path}"
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from lambda_keras.data.dataset import Shard
+from lambda_keras.messages import first_line
 from lambda_keras.training.recipe import STRATEGIES
 
 if TYPE_CHECKING:
@@ -345,9 +346,9 @@ def _on_jax(strategy: str, processes: tuple) -> Distribution:
         try:
             keras.distribution.initialize(*processes)
         except (RuntimeError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
             raise ValueError(
-                f"`strategy` cannot be multiworker: {reason} Received: "
+                "`strategy` cannot be multiworker: "
+                f"{first_line(error)} Received: "
                 "coordinator={}, num_processes={}, process_id={}".format(
                     *processes
                 )

@@ -97,7 +97,7 @@ def plant_in_train():
 def plant_in_predict():
     with cli.held_back_stderr():
         from lambda_keras.serving.prediction import BytesModel
-        from lambda_keras.serving.prediction_results import FORMATS
+        from lambda_keras.serving.prediction_results import ROWS
         from lambda_keras.serving.prediction_results import Results
 
     before(BytesModel, "__init__", "model")
@@ -112,7 +112,7 @@ def plant_in_predict():
         write(results, text)
 
     def replaced(source, target):
-        is_output = Path(target).suffix in FORMATS
+        is_output = Path(target).suffix in ROWS
         if is_output:
             explode_at("rename")
         replace(source, target)

@@ -81,7 +81,7 @@ def test_a_finished_run_says_classes_and_preprocessing(
     assert f"predict --model={directory} --images=" in printed
 
 
-def test_a_run_that_goes_on_says_less(finished_run, tmp_path):
+def test_a_run_that_goes_on_says_less(finished_run, tmp_path, capsys):
     """Its class names and its crop come with the summary."""
     run = tmp_path / "run"
     run.mkdir()
@@ -92,6 +92,7 @@ def test_a_run_that_goes_on_says_less(finished_run, tmp_path):
     assert described(version)["preprocessing"]["crop"] == "center"
     labels = (version / "assets" / "labels.txt").read_text().split()
     assert labels == ["0", "1", "2", "3", "4", "5"]
+    assert "Its labels are numbers" in capsys.readouterr().out
 
 
 def test_scans_of_one_channel_are_taken_whole(tmp_path):
@@ -157,7 +158,7 @@ def test_another_size_and_any_size(file, model, tmp_path):
         ({"model": "any.keras"}, "`image_size` must be given for a model"),
         ({"model": "wide.keras", "crop": "center"}, "where images are not sq"),
         ({"model": "global.keras", "dynamic_size": True}, "of any size"),
-        ({"dataset": "digits"}, r"be one for \(0|for each of 6 classes"),
+        ({"dataset": "digits"}, r"as many classes as the model, 6\. Received"),
         ({"dataset": "folder:missing"}, "folder"),
         ({"dataset": "web:x", "check": True}, "`dataset` must be one of"),
     ],
@@ -316,21 +317,6 @@ def test_a_run_that_goes_on_crops_as_its_recipe_says(
         export(model=str(model), **flags)
         version = tmp_path / "tiny" / str(number)
         assert described(version)["preprocessing"]["crop"] == crop
-
-
-@pytest.mark.parametrize("name", ["recipe.json", "summary.json"])
-@pytest.mark.parametrize("content", ["{", "[]"])
-def test_a_run_that_cannot_be_read_is_refused(
-    finished_run, tmp_path, name, content
-):
-    run = tmp_path / "run"
-    run.mkdir()
-    for path in finished_run.iterdir():
-        (run / path.name).write_bytes(path.read_bytes())
-    (run / name).write_text(content)
-    with pytest.raises(CommandError, match="`model` must be in the directory"):
-        export(model=str(run), output_dir=str(tmp_path / "tiny"))
-    assert not (tmp_path / "tiny").exists()
 
 
 @pytest.mark.parametrize("name", ["run", "checkpoints/step-00000007.npz"])

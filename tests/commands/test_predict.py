@@ -362,7 +362,7 @@ def test_an_error_of_tensorflow_is_one_line(
         (["--output=gs://b/x.csv"], "`output` must be on a disk of this machi"),
         (["--images=absent/*.jpg"], "Received: images=absent/*.jpg, where th"),
         (["--model=absent"], "Received: model=absent, which is no directory"),
-        (["--model=."], "Received: model=., without saved_model.pb and with"),
+        (["--model=."], "Received: model=., without saved_model.pb in ."),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

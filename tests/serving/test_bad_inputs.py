@@ -8,6 +8,8 @@ import pytest
 
 from tests.serving.image_files import bad_files
 from tests.serving.image_files import good_files
+from tests.serving.image_files import photograph
+from tests.serving.image_files import png
 from tests.serving.models import CLASS_NAMES
 
 pytestmark = pytest.mark.tf_only
@@ -193,6 +195,39 @@ def test_pixels_that_are_no_numbers_are_not_labelled(model):
     probabilities = model.ask("serving_default", images)["probabilities"]
     assert np.isnan(probabilities[1]).all()
     np.testing.assert_array_equal(probabilities[::2], expected[::2])
+
+
+def test_an_image_of_which_a_model_makes_no_numbers_has_no_label(tmp_path):
+    """As in half precision, where it is brighter than any other."""
+    import keras
+
+    from lambda_keras.serving.export import export_version
+    from lambda_keras.serving.images import RequestPreprocessing
+    from tests.serving.runtimes import Session
+
+    overflowing = keras.Sequential(
+        [
+            keras.Input(SHAPE, name="images"),
+            keras.layers.GlobalAveragePooling2D(),
+            # Grey is finite, and white is not.
+            keras.layers.Rescaling(2e36),
+            keras.layers.Dense(6, activation="softmax"),
+        ]
+    )
+    version = export_version(
+        overflowing,
+        tmp_path,
+        preprocessing=RequestPreprocessing(SHAPE),
+        class_names=CLASS_NAMES,
+        warm_up=False,
+    )
+    files = [
+        png(photograph().point(lambda _, value=value: value))
+        for value in (100, 255, 120)
+    ]
+    answers = ask(Session(version), files)
+    assert_bad(answers, [1], ["no answer"])
+    assert_good(answers, np.array([0, 2]))
 
 
 def test_there_are_these_signatures_and_no_others(model):

@@ -75,14 +75,15 @@ def test_every_runtime_agrees_with_the_model(version, model):
     for row in rows:
         assert row.largest_difference < 1e-5, row
         assert row.same_top_1 == row.images, row
-        assert row.accuracy_lost == 0, row
         is_program = "saved_model_cli" in row.name
         assert row.images == (32 if is_program else 40)
         assert set(row.images_per_second) == (set() if is_program else {1, 32})
         assert all(speed > 0 for speed in row.images_per_second.values())
+        # Of those files evaluation would take the center, which are other
+        # pixels, and whose classes nobody knows.
+        is_cropped = "serving_bytes" in row.name
+        assert row.accuracy_lost == (None if is_cropped else 0), row
     assert first.accuracy == rows[0].accuracy == 0.5
-    # What evaluation would make of those files are other pixels.
-    assert rows[1].accuracy != 0.5
     assert not any("not installed" in note for note in report.notes)
 
 
@@ -145,7 +146,10 @@ def test_half_precision_may_differ(model, tmp_path, monkeypatch):
     assert report.rows[1].largest_difference > 1e-4
     # Which cannot read it.
     (note,) = (x for x in report.notes if x.startswith("Not run: "))
-    assert f"{version} must run in OpenVINO" in note
+    assert note == (
+        "Not run: OpenVINO: serving_default, which takes no SavedModel in "
+        "bfloat16."
+    )
 
 
 def test_integers_are_those_of_other_formats(model, tmp_path, monkeypatch):
@@ -200,13 +204,13 @@ def test_turns_are_fair():
     assert speeds == [{1: 4, 32: 128}, {}, {1: 2, 32: 64}]
     # Both warm up, and the first says how many steps are long enough.
     of_one = [entry for entry in log if entry[1] == 1]
-    assert [name for name, _, _ in of_one[:5]] == ["a", "b", "a", "a", "a"]
+    assert "".join(name for name, _, _ in of_one[:8]) == "ab" + "aa" * 3
     # Then both do the same, and each is first in turn.
-    assert of_one[5:] == [(name, 1, 4) for name in "abbaab"]
+    assert of_one[8:] == [(name, 1, 4) for name in "abbaab"]
 
 
 def test_a_stall_in_one_turn_does_not_count():
-    seconds = iter([1, 1, 1, 9, 1] * 2)
+    seconds = iter([1, 9, 1, 1, 9, 1] * 2)
     speeds = take_turns([lambda size, steps: next(seconds)], 3, 0.5, print)
     assert speeds == [{1: 1, 32: 32}]
 

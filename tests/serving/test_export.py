@@ -106,6 +106,8 @@ def test_the_spec_of_a_named_model_is_kept(tmp_path):
     )
     spec = json.loads((version / "model.json").read_text())["spec"]
     assert spec["name"] == "resnet_tiny"
+    # That is of the model with 1,000 classes.
+    assert "parameters" not in spec
     assert tuple(spec["depths"]) == get_spec("resnet_tiny").depths
     assert not (version / "assets.extra").exists()
     assert (version / "assets" / "labels.txt").read_text() == "0\n1\n2\n"

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.tf_only
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("fuzz_program.py")
+# All but that of models whose numbers overflow.
 STATUSES = {"ok", "empty", "unsupported format", "too large", "unreadable"}
 
 

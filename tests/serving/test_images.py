@@ -192,6 +192,7 @@ def test_statuses_have_fixed_numbers():
         "unsupported format",
         "too large",
         "unreadable",
+        "no answer",
     )
 
 

@@ -75,7 +75,7 @@ def stopped(path):
 
 
 def test_every_ending_has_its_rows():
-    assert (*prediction_results.FORMATS,) == RESULTS
+    assert (*prediction_results.ROWS,) == RESULTS
 
 
 def test_csv_comes_back_whatever_names_there_are(tmp_path):
@@ -239,13 +239,25 @@ def test_a_file_that_is_there_is_never_written_over(path):
     with (
         pytest.raises(
             FileExistsError,
-            match=f"`output` must not exist yet. Received: output={path}$",
+            match=f"`output` must not exist yet.* Received: output={path}$",
         ),
         opened(path),
     ):
         pass
     assert path.read_text() == "precious"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_other_things_in_its_place_are_left_alone(path):
+    for place in path, path.with_name(f".unfinished-{path.name}"):
+        place.symlink_to("nowhere")
+        with (
+            pytest.raises(FileExistsError, match="`output` must not exist"),
+            opened(path),
+        ):
+            pass
+        assert list(path.parent.iterdir()) == [place]
+        place.unlink()
 
 
 def test_two_do_not_write_at_a_time(path, whole):

@@ -41,6 +41,15 @@ def test_the_models_of_the_package_are_of_any_size():
     )
 
 
+def test_a_flat_layer_keeps_its_size():
+    model = keras.Sequential(
+        [keras.Input((4, 9, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    )
+    # As many positions, but not the same.
+    with pytest.raises(ValueError, match="any size, without flatten"):
+        resize_model(model, (6, 6, 1))
+
+
 def test_a_global_receptive_field_keeps_its_size():
     model = tiny_classifier((8, 8, 3), receptive_field=None)
     message = r"fit images of any size \(.*\)\. Received: model=tiny_classifier"

@@ -157,18 +157,30 @@ def test_arguments_that_do_not_fit(model, tmp_path):
             serve(tmp_path, model, **options)
 
 
-def test_what_is_no_classifier_is_refused(tmp_path):
+def test_what_is_no_classifier_is_refused(model, tmp_path):
     images = keras.Input((8, 8, 3), name="images")
     pooled = keras.layers.GlobalAveragePooling2D()(images)
     logits = keras.layers.Dense(6, bias_initializer="ones")(pooled)
+    probabilities = keras.layers.Softmax()(logits)
     one = keras.layers.Dense(1, activation="sigmoid")(pooled)
     for output, message in (
-        (one, r"one vector of probabilities per image\. Received: model="),
+        (one, "one vector of probabilities per image"),
         (logits, r"which sum to 1\. Received: a sum of "),
-        (images, r"one vector of probabilities per image\. Received: model="),
+        (images, r"in batches of any size\. Received: model="),
+        ([probabilities, probabilities], "one vector of probabilities per"),
+        ({"probabilities": probabilities}, "one vector of probabilities per"),
     ):
         with pytest.raises(ValueError, match=message):
             serve(tmp_path, keras.Model(images, output))
+
+    four = keras.Input((8, 8, 3), batch_size=4)
+    other = keras.Input((8, 8, 3))
+    for inputs, output in (
+        (four, model(four)),
+        ([images, other], model(images + other)),
+    ):
+        with pytest.raises(ValueError, match="in batches of any size"):
+            serve(tmp_path, keras.Model(inputs, output))
 
     class Subclassed(keras.Model):
         def call(self, images):

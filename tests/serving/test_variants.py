@@ -1,4 +1,6 @@
-"""That every variant exports, in every format, and predicts what it did."""
+"""That every variant exports, and predicts what it did."""
+
+import dataclasses
 
 import keras
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 
 from lambda_keras.models import MODEL_SPECS
 from lambda_keras.models import build_model
+from lambda_keras.models import get_spec
 from lambda_keras.serving.export import export_version
 from lambda_keras.serving.formats import FORMATS
 from lambda_keras.serving.images import RequestPreprocessing
@@ -27,9 +30,10 @@ OTHERS = [
 # One of each kind of receptive field and stem; the others differ in depth.
 OF_ANY_SIZE = [
     *("lambda_resnet_50", "lambda_resnet_v1_50", "lambda_resnet_tiny"),
-    *("lambda_resnet_v1_50_k8_h8_u8", "local_attention_resnet_50"),
-    "resnet_50",
+    *("lambda_resnet_v1_50_k8_h8_u8", "resnet_50"),
 ]
+# A minute for each, where the SavedModel alone takes ten seconds.
+IN_ALL_FORMATS = [*OF_ANY_SIZE, "lambda_resnet_101_u4", *OTHERS]
 
 
 def reduced(name):
@@ -37,14 +41,23 @@ def reduced(name):
     is_tiny = name.endswith("_tiny")
     shape = (8, 8, 1) if is_tiny else (64, 64, 3)
     model = build_model(
-        name, input_shape=shape, classes=10, width=None if is_tiny else 8
+        # The statistics are those of one batch.
+        dataclasses.replace(get_spec(name), momentum=0.0),
+        input_shape=shape,
+        classes=10,
+        width=None if is_tiny else 8,
+        drop_path_rate=0.0,
     )
     for weight in model.weights:
         # Zeros as built, with which a block is its shortcut.
         if weight.path.endswith("norm3/gamma"):
             weight.assign(np.full(weight.shape, 0.1))
+    images = random_images(32, shape)
+    # An export tries a grey one.
+    images[::4] = 128
+    model(images, training=True)
     pooled = keras.Model(model.input, model.get_layer("avg_pool").output)
-    features = pooled.predict(random_images(32, shape), verbose=0)
+    features = pooled.predict(images, verbose=0)
     kernel = np.random.default_rng(0).normal(size=(features.shape[-1], 10))
     logits = features @ kernel
     kernel, logits = kernel / logits.std(axis=0), logits / logits.std(axis=0)
@@ -58,9 +71,13 @@ def check_everything(model, version, shape):
     assert np.ptp(expected, axis=0).max() > 0.03, "all images look the same"
     compare("tensorflow", version, images, expected)
     compare("openvino", version, images, expected)
-    compare("openvino", version / "model.xml", images, expected)
-    compare("onnx_runtime", version / "model.onnx", images, expected)
-    compare("litert", version / "model.tflite", images, expected)
+    for runtime, file in (
+        ("openvino", "model.xml"),
+        ("onnx_runtime", "model.onnx"),
+        ("litert", "model.tflite"),
+    ):
+        if (version / file).exists():
+            compare(runtime, version / file, images, expected)
 
 
 def compare(runtime, path, images, expected):
@@ -78,7 +95,7 @@ def test_every_variant_exports(name, tmp_path):
         model,
         tmp_path / name,
         preprocessing=RequestPreprocessing(shape),
-        formats=FORMATS,
+        formats=FORMATS if name in IN_ALL_FORMATS else (),
         warm_up=False,
     )
     check_everything(model, version, shape)
