@@ -181,7 +181,9 @@ def find_inputs(images: str) -> Inputs:
     ```
     """
     parts: list[Files | Records] = []
-    for name in images.split(","):
+    # A name may have commas itself.
+    is_one = os.path.lexists(os.path.expanduser(images))
+    for name in [images] if is_one else images.split(","):
         found = (
             _find_records(name)
             if name.startswith(RECORDS)
@@ -243,23 +245,31 @@ def _list_folder(folder):
 
 
 def _find_records(name):
-    pattern = os.path.expanduser(name.removeprefix(RECORDS))
-    if tf.io.gfile.isdir(pattern):
-        paths = [
-            path
-            for path in tf.io.gfile.glob(os.path.join(pattern, "*"))
-            if re.search("-of-|[.]tfrecord", path.rpartition("/")[2])
-        ]
-    else:
-        paths = tf.io.gfile.glob(pattern) if pattern else []
+    try:
+        paths = _list_records(os.path.expanduser(name.removeprefix(RECORDS)))
+    # TensorFlow's functions have names as text.
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            "`images` must be where all names are UTF-8 if they are records "
+            f"({error}). Received: images={show_path(name)}"
+        ) from error
     if not paths:
         return []
-    paths = sorted(paths)
     found = [
         Records(path, count) for path, count in zip(paths, count_records(paths))
     ]
     _check_first(paths[0])
     return found
+
+
+def _list_records(pattern):
+    if not tf.io.gfile.isdir(pattern):
+        return sorted(tf.io.gfile.glob(pattern)) if pattern else []
+    return sorted(
+        path
+        for path in tf.io.gfile.glob(os.path.join(pattern, "*"))
+        if re.search("-of-|[.]tfrecord", path.rpartition("/")[2])
+    )
 
 
 def _check_first(path):

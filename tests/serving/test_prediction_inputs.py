@@ -332,3 +332,16 @@ def test_the_same_names_elsewhere_are_other_images(photos, monkeypatch):
     write("photos/b.jpg", "photos/notes.txt", "photos/c/d.jpg", "photos/Z.JPG")
     assert list(find_inputs("photos").parts) == list(inputs.parts)
     assert find_inputs("photos").digest() != digest
+
+
+def test_a_name_with_a_comma_is_a_name_where_it_exists(photos):
+    write("photos, 2024/a.jpg")
+    assert names("photos, 2024") == ["photos, 2024/a.jpg"]
+
+
+def test_names_of_records_are_utf_8(photos):
+    records("photos/x.tfrecord")
+    (photos / "\udcfc.tfrecord").touch()
+    with pytest.raises(ValueError, match=r"all names are UTF-8 .*images=tfrec"):
+        find_inputs("tfrecord:photos")
+    assert len(find_inputs("photos/x.tfrecord,tfrecord:photos/x.tfrecord")) == 6
