@@ -5,18 +5,14 @@ import os
 import resource
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lambda_keras import cli
-from tests.serving.image_files import jpeg
-from tests.serving.image_files import photograph
 from tests.serving.models import CLASS_NAMES
 from tests.serving.models import random_images
 from tests.serving.models import tiny_classifier
@@ -495,55 +491,3 @@ def test_memory_does_not_grow_with_the_number_of_images(
             f"{growth:+.0f} MB after the first half of them"
         )
     assert growth < 50
-
-
-@pytest.mark.slow
-def test_speed_beside_the_signature_itself(tmp_path, capsys):
-    """Files to rows, against the signature on what is in memory already."""
-    import tensorflow as tf
-
-    from lambda_keras.serving.export import export_version
-    from lambda_keras.serving.images import RequestPreprocessing
-    from lambda_keras.serving.prediction import BytesModel
-    from lambda_keras.serving.prediction import predict_images
-    from lambda_keras.serving.prediction_inputs import find_inputs
-    from lambda_keras.serving.prediction_results import open_results
-
-    version = export_version(
-        tiny_classifier((64, 64, 3), receptive_field=7),
-        tmp_path / "photographs",
-        preprocessing=RequestPreprocessing((64, 64, 3)),
-    )
-    (tmp_path / "photos").mkdir()
-    for index in range(640):
-        image = photograph(400 + index % 7, 300)
-        (tmp_path / "photos" / f"{index:03d}.jpg").write_bytes(jpeg(image))
-    inputs = find_inputs(f"{tmp_path}/photos")
-    ready = [image.content for image in inputs.read()]
-    model, size = BytesModel(version), 32
-    serve = tf.saved_model.load(str(version)).signatures["serving_bytes"]
-
-    def call_signature():
-        for start in range(0, len(ready), size):
-            serve(image_bytes=tf.constant(ready[start : start + size]))
-
-    def predict():
-        path = tmp_path / f"{time.monotonic_ns()}.csv"
-        with open_results(path, {}, 5, len(ready), size) as results:
-            for batch in predict_images(model, inputs.read(), size):
-                results.write(batch)
-
-    rates = {call_signature: [], predict: []}
-    for repeat in range(6):
-        for function, found in rates.items():
-            started_at = time.perf_counter()
-            function()
-            if repeat:
-                found.append(len(ready) / (time.perf_counter() - started_at))
-    direct, whole = map(statistics.median, rates.values())
-    with capsys.disabled():
-        print(
-            f"\nimages/s at batch {size}: {whole:,.0f} predicted from files, "
-            f"{direct:,.0f} by the signature alone: {whole / direct:.2f}"
-        )
-    assert whole > 0.7 * direct
