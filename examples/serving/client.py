@@ -2,12 +2,13 @@
 
 Asks a served model what is in image files, and prints a line for each: name,
 status, label, score. The exit status is 0 if all images are ok, 1 if any is
-not (the lines say which), and 2 if the server did not answer.
+not (the lines say which), and 2 if the server did not answer or was not asked.
 """
 
 import base64
 import contextlib
 import json
+import logging
 import os
 import sys
 import urllib.parse
@@ -23,6 +24,7 @@ from absl import flags
 REST, GRPC = "rest", "grpc"
 SERVERS = {REST: "http://localhost:8501", GRPC: "localhost:8500"}
 SIGNATURE = "serving_bytes"
+NOT_ANSWERED = 2
 OUTPUTS = ("status", "labels", "scores")
 
 # Files of one request: the images of a phone are 3 to 5 MB each.
@@ -37,7 +39,10 @@ _VERSION = flags.DEFINE_integer(
 )
 _PROTOCOL = flags.DEFINE_enum("protocol", REST, [REST, GRPC], "How to ask.")
 _SERVER = flags.DEFINE_string(
-    "server", None, f"Whom. By default {SERVERS[REST]}, or {SERVERS[GRPC]}."
+    "server",
+    None,
+    f"Its address, over REST as {SERVERS[REST]} and over gRPC as "
+    f"{SERVERS[GRPC]}, the defaults.",
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 32, "Images per request, at most.", lower_bound=1
@@ -142,7 +147,9 @@ class RestClient:
             rows = response.json()["predictions"]
             return [tuple(row[name] for name in OUTPUTS) for row in rows]
         except requests.RequestException as error:
-            raise RequestError(str(error)) from error
+            # What urllib3 gave up for, without the history of it.
+            cause = getattr(error.args[0], "reason", error)
+            raise RequestError(f"{self._url}: {cause}") from error
         except (KeyError, TypeError) as error:
             raise _unknown_answer(response.text[:200]) from error
 
@@ -324,7 +331,15 @@ def classify_files(
 def main(arguments):
     paths = arguments[1:]
     if not paths:
-        raise app.UsageError("expected the paths of images.")
+        raise app.UsageError("expected the paths of images.", NOT_ANSWERED)
+    if _SERVER.value and ("://" in _SERVER.value) != (_PROTOCOL.value == REST):
+        raise app.UsageError(
+            f"expected --server as {SERVERS[_PROTOCOL.value]} for "
+            f"--protocol={_PROTOCOL.value}. Received: --server={_SERVER.value}",
+            NOT_ANSWERED,
+        )
+    # It would tell of each attempt, at length.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     kind = {REST: RestClient, GRPC: GrpcClient}[_PROTOCOL.value]
     client = kind(
         _SERVER.value or SERVERS[_PROTOCOL.value],
@@ -346,10 +361,19 @@ def main(arguments):
                 all_ok &= is_ok
         except RequestError as error:
             print(f"client.py: not answered: {error}", file=sys.stderr)
-            return 2
+            return NOT_ANSWERED
     return 0 if all_ok else 1
+
+
+def parse_flags(arguments):
+    """As absl does it, but for the exit status."""
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        print(f"client.py: {error}", file=sys.stderr)
+        raise SystemExit(NOT_ANSWERED) from None
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("model")
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -283,9 +283,14 @@ def test_the_program_fails_in_a_line(files):
         (["photo.jpg"], "Flag --model must have a value"),
         (["--model=digits", "--retries=9", "photo.jpg"], r"\[0, 4\]"),
         (["--model=digits", "--protocol=http", "photo.jpg"], r"<rest\|grpc>"),
+        (["--model=d", "--server=host:8501", "x.jpg"], "as http://localhost:8"),
+        (
+            ["--model=d", "--protocol=grpc", "--server=http://host", "x.jpg"],
+            "as localhost:8500 for --protocol=grpc",
+        ),
     ],
 )
 def test_wrong_flags(arguments, message):
     result = run_program(*arguments)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert re.search(message, result.stdout + result.stderr)
