@@ -108,7 +108,7 @@ COMMANDS = {
         summary="Turns a trained model into what servers run.",
         module="lambda_keras.commands.export",
         settings=ExportSettings,
-        packages=("tensorflow", "tensorflow_serving"),
+        packages=("tensorflow",),
         extra="export",
     ),
     "predict": Command(

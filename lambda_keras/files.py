@@ -119,8 +119,8 @@ def locked(path: Path) -> Iterator[None]:
         except BlockingIOError:
             directory = path if path.is_dir() else path.parent
             raise FileExistsError(
-                "`output_dir` must not be that of a run that is still going "
-                f"on. Received: output_dir={directory}"
+                "`output_dir` must not be one that another process is still "
+                f"writing to. Received: output_dir={directory}"
             ) from None
         except OSError:
             pass  # Some file systems have no locks.

@@ -74,7 +74,7 @@ def test_a_lock_keeps_a_second_one_out(tmp_path):
     file.touch()
     for path in tmp_path, file:
         with locked(path):
-            message = f"still going on. Received: output_dir={tmp_path}$"
+            message = f"still writing to. Received: output_dir={tmp_path}$"
             with pytest.raises(FileExistsError, match=message):
                 with locked(path):
                     pass

@@ -61,7 +61,11 @@ _RETRIES = flags.DEFINE_integer(
     upper_bound=MAX_RETRIES,
 )
 _TOP = flags.DEFINE_integer(
-    "top", 1, "How many labels to print, with their scores.", lower_bound=1
+    "top",
+    1,
+    "How many labels to print, with their scores; at most as many as the "
+    "export names.",
+    lower_bound=1,
 )
 
 # Status, labels and scores of one image.

@@ -124,13 +124,13 @@ def _count_done(results):
 def _finish(output, version, results, rate):
     rows = [f"{count:,} {status}" for status, count in _sorted(results)]
     print(
-        f"{output}: {results.total:,} images, {', '.join(rows)}; "
+        f"{output}: {results.total:,} in all, {', '.join(rows)}; "
         f"{version}, {rate:,.1f} images/s."
     )
     without = results.total - results.statuses[OK]
     if without:
         raise CommandError(
-            f"{without:,} of {results.total:,} images have no labels; the "
+            f"{without:,} of {results.total:,} have no labels; the "
             f"status in {output} says why",
             status=FAILED,
         )

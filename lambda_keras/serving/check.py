@@ -26,6 +26,7 @@ from lambda_keras.serving.runtimes import Runner
 from lambda_keras.serving.saved_model import compare
 from lambda_keras.serving.signatures import IMAGE_BYTES
 from lambda_keras.serving.signatures import IMAGES
+from lambda_keras.serving.signatures import UINT8_IMAGES
 from lambda_keras.tables import markdown_table
 
 BATCH_SIZES = (1, 32)
@@ -255,6 +256,7 @@ def _find_candidates(description):
     precision = description["precision"]
     candidates = [
         _Candidate(runtimes.TENSORFLOW, "", precision),
+        _Candidate(runtimes.TENSORFLOW, "", precision, UINT8_IMAGES),
         _Candidate(runtimes.TENSORFLOW, "", precision, IMAGE_BYTES),
         _Candidate(runtimes.SAVED_MODEL_CLI, "", precision),
         _Candidate(runtimes.SAVED_MODEL_CLI, "", precision, IMAGE_BYTES),
@@ -316,6 +318,9 @@ def _prepare_inputs(scratch, description, model, images, labels):
 
     return {
         IMAGES: prepare(IMAGES, images, images, labels),
+        UINT8_IMAGES: prepare(
+            UINT8_IMAGES, pixels, pixels.astype("float32"), labels
+        ),
         IMAGE_BYTES: prepare(
             IMAGE_BYTES,
             # Without pickled objects NumPy's strings lose zeros at their end,

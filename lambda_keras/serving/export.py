@@ -36,8 +36,10 @@ from lambda_keras.serving.signatures import LABELS_FILE
 from lambda_keras.serving.signatures import ServedModel
 from lambda_keras.serving.signatures import check_classifier
 from lambda_keras.serving.signatures import write_labels
+from lambda_keras.serving.versions import SAVED_MODEL_FILE
 from lambda_keras.serving.versions import list_versions
 from lambda_keras.serving.versions import next_version
+from lambda_keras.serving.warm_up import check_warm_up
 from lambda_keras.serving.warm_up import write_warm_up_requests
 
 DESCRIPTION = "model.json"
@@ -114,7 +116,14 @@ def export_version(
         raise ValueError(
             f"`version` must be at least 1. Received: version={version}"
         )
+    if (directory / SAVED_MODEL_FILE).exists():
+        raise ValueError(
+            "`output_dir` must be the directory of all versions, not of one. "
+            f"Received: output_dir={directory}"
+        )
     check_classifier(model)
+    if warm_up:
+        check_warm_up()
     of_saved_model = _precision_of_saved_model(precision, formats)
     for name in formats:
         check_format(name, precision)

@@ -1,5 +1,6 @@
 """Requests that TensorFlow Serving runs before it takes others."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -21,6 +22,19 @@ MAX_REQUESTS = 1000
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
 GREY = 128
+
+
+def check_warm_up() -> None:
+    """Raises an error unless requests for warming up can be written.
+
+    Raises:
+        ValueError: If TensorFlow Serving's messages are not installed.
+    """
+    if importlib.util.find_spec("tensorflow_serving") is None:
+        raise ValueError(
+            "`warm_up` needs tensorflow-serving-api: pip install "
+            '"lambda_keras[export]". Received: warm_up=True'
+        )
 
 
 def write_warm_up_requests(

@@ -135,7 +135,7 @@ def test_two_do_not_measure_into_one_directory(
     flags = ("--suite=quick", f"--output_dir={tmp_path}")
     settings = ThroughputBenchmark(suite="quick", output_dir=str(tmp_path))
     with run_directory(tmp_path, settings):
-        assert "still going on" in error_of(capsys, *flags)
+        assert "still writing to" in error_of(capsys, *flags)
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
 
 

@@ -123,9 +123,7 @@ def test_bad_images_have_their_rows_and_the_exit_status_says_so(
     output = tmp_path / "labels.jsonl"
     status, line = fail(capsys, *flags(served, photos / "mixed", output))
     assert status == 1
-    assert line == (
-        f"3 of 100 images have no labels; the status in {output} says why"
-    )
+    assert line == (f"3 of 100 have no labels; the status in {output} says why")
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     bad = {3: "empty", 40: "unsupported format", 41: "missing"}
     _, *good = csv.reader(undisturbed.decode().splitlines())
@@ -151,7 +149,7 @@ def test_what_is_printed(served, photos, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr()
     head, rate = printed.out.split(f"; {served / '1'}, ")
     statuses = "18 ok, 1 unsupported format, 1 missing"
-    assert head == f"{output}: 20 images, {statuses}"
+    assert head == f"{output}: 20 in all, {statuses}"
     assert float(rate.removesuffix(" images/s.\n")) > 0
     found, loads, *bars, _ = printed.err.splitlines()
     assert found.endswith("finds the images")
@@ -215,7 +213,7 @@ def test_an_image_that_vanishes_meanwhile_is_missing(
     status, line = fail(capsys, *flags(served, tmp_path / "photos", output))
     assert (status, line.partition(";")[0]) == (
         1,
-        "1 of 100 images have no labels",
+        "1 of 100 have no labels",
     )
     *_, row = csv.reader(output.read_text().splitlines())
     assert row[0].endswith("099.png")

@@ -63,6 +63,7 @@ def test_every_runtime_agrees_with_the_model(version, model):
     )
     assert [row.name for row in rows] == [
         "TensorFlow: serving_default",
+        "TensorFlow: serving_uint8",
         "TensorFlow: serving_bytes",
         "saved_model_cli: serving_default",
         "saved_model_cli: serving_bytes",
@@ -71,7 +72,7 @@ def test_every_runtime_agrees_with_the_model(version, model):
         "LiteRT: model.tflite",
         "OpenVINO: model.xml",
     ]
-    assert told[1:9] == [row.name for row in rows]
+    assert told[1:10] == [row.name for row in rows]
     for row in rows:
         assert row.largest_difference < 1e-5, row
         assert row.same_top_1 == row.images, row
@@ -92,6 +93,7 @@ def test_what_is_not_installed_is_said(version, model, only_tensorflow):
     report = check_version(version, model, images, unknown, **QUICK)
     assert [row.name for row in report.rows[1:]] == [
         "TensorFlow: serving_default",
+        "TensorFlow: serving_uint8",
         "TensorFlow: serving_bytes",
     ]
     assert {row.accuracy for row in report.rows} == {None}
@@ -141,6 +143,7 @@ def test_half_precision_may_differ(model, tmp_path, monkeypatch):
     assert [(row.name, row.precision) for row in report.rows] == [
         ("Keras: Model.predict", "float32"),
         ("TensorFlow: serving_default", "bfloat16"),
+        ("TensorFlow: serving_uint8", "bfloat16"),
         ("TensorFlow: serving_bytes", "bfloat16"),
     ]
     assert report.rows[1].largest_difference > 1e-4

@@ -143,6 +143,13 @@ def test_an_existing_version_is_not_touched(exported, model):
     assert [path.name for path in exported.parent.iterdir()] == ["1"]
 
 
+def test_a_version_is_no_place_for_versions(exported, model):
+    message = r"directory of all versions, not of one\. Received: output_dir="
+    with pytest.raises(ValueError, match=message):
+        export(model, exported)
+    assert not (exported / "1").exists()
+
+
 def test_a_version_appears_after_its_check(model, tmp_path):
     directory, seen = tmp_path / "tiny", []
 

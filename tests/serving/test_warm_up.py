@@ -103,3 +103,15 @@ def test_batch_sizes_that_no_server_would_take(tmp_path, batch_sizes, message):
             tmp_path, "any", RequestPreprocessing((8, 8, 3)), batch_sizes
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_installed_is_said(monkeypatch):
+    import importlib.util
+
+    from lambda_keras.serving.warm_up import check_warm_up
+
+    check_warm_up()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = r'needs tensorflow-serving-api: pip install "lambda_keras\[export'
+    with pytest.raises(ValueError, match=message):
+        check_warm_up()

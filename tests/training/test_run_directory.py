@@ -88,7 +88,9 @@ def test_a_finished_run_is_refused(tmp_path):
 def test_a_run_that_is_going_on_is_left_alone(tmp_path):
     with run_directory(tmp_path / "run", RECIPE) as directory:
         (directory / ".partial-x").mkdir()
-        with pytest.raises(FileExistsError, match=r"still going on\. Received"):
+        with pytest.raises(
+            FileExistsError, match=r"still writing to\. Received"
+        ):
             with run_directory(directory, RECIPE):
                 pass
         names = sorted(path.name for path in directory.iterdir())
