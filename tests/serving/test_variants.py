@@ -40,12 +40,13 @@ def reduced(name):
     """Builds a narrow model for small images that tells them apart."""
     is_tiny = name.endswith("_tiny")
     shape = (8, 8, 1) if is_tiny else (64, 64, 3)
+    # The statistics are those of one batch.
+    spec = dataclasses.replace(get_spec(name), momentum=0.0)
     model = build_model(
-        # The statistics are those of one batch.
-        dataclasses.replace(get_spec(name), momentum=0.0),
+        spec,
         input_shape=shape,
         classes=10,
-        width=None if is_tiny else 8,
+        width=None if is_tiny else max(8, spec.num_heads),
         drop_path_rate=0.0,
     )
     for weight in model.weights:
