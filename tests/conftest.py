@@ -62,6 +62,11 @@ def is_tensorflow():
     return keras.backend.backend() == "tensorflow"
 
 
+def is_for_any_engine():
+    # JAX has fewer tests, so that its process is done sooner.
+    return os.environ.get("PYTEST_XDIST_WORKER") in (None, "jax")
+
+
 def has_gpu():
     if is_tensorflow():
         import tensorflow as tf
@@ -74,6 +79,7 @@ def has_gpu():
 
 REQUIREMENTS = {
     "tf_only": (is_tensorflow, "about TensorFlow only"),
+    "tf_data": (is_for_any_engine, "runs once, beside JAX"),
     "reference": (lambda: find_spec("torch"), "torch is not installed"),
     "gpu": (has_gpu, "no GPU"),
     "tpu_backend": (lambda: find_spec("libtpu"), "libtpu is not installed"),

@@ -249,7 +249,7 @@ def test_a_suite_has_a_directory_to_itself(compiler, capsys, tmp_path):
     with locked(path):
         assert run("--suite=quick", f"--output_dir={tmp_path}") == 2
     error = capsys.readouterr().err
-    assert "`output_dir` must not be that of a run that is still go" in error
+    assert "`output_dir` must not be one that another process is sti" in error
     assert compiler == [] and path.read_text() == ""
     assert run("--suite=quick", f"--output_dir={tmp_path}") == 0
 

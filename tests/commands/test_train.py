@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -99,7 +100,8 @@ def test_the_next_commands_can_be_typed_as_they_are(finished):
         "train --model=resnet_tiny",
         "train --model=attention_tiny",
         "train --model=lambda_resnet_tiny --seed=4",
-        f"export --model={directory} --output_dir=models/lambda_resnet_tiny",
+        f"export {shlex.quote(f'--model={directory}')} "
+        "--output_dir=models/lambda_resnet_tiny",
     ]
     answer = subprocess.run(
         f"{commands[0]} --help",

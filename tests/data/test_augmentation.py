@@ -5,7 +5,7 @@ import pytest
 
 from lambda_keras.data.dataset import Affine
 
-pytestmark = pytest.mark.tf_only
+pytestmark = pytest.mark.tf_data
 
 
 def random_affine(images, seed, **ranges):

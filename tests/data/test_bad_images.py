@@ -11,7 +11,7 @@ from tests.data.numbered import numbers
 from tests.data.numbered import take
 from tests.data.numbered import training
 
-pytestmark = pytest.mark.tf_only
+pytestmark = pytest.mark.tf_data
 
 COUNT = 20
 

@@ -5,7 +5,7 @@ from lambda_keras.data.sources import load_dataset
 from lambda_keras.data.sources import load_split
 from tests.data import numbered
 
-pytestmark = pytest.mark.tf_only
+pytestmark = pytest.mark.tf_data
 
 
 def make_images(directory, count, first=0, extension="png"):

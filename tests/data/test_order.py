@@ -4,7 +4,7 @@ import pytest
 from lambda_keras.data.dataset import Shard
 from tests.data import numbered
 
-pytestmark = pytest.mark.tf_only
+pytestmark = pytest.mark.tf_data
 
 COUNTS = (4, 3, 5, 4, 4, 4, 3, 3)
 COUNT = sum(COUNTS)

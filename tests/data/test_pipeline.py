@@ -13,7 +13,7 @@ from tests.data.numbered import numbers
 from tests.data.numbered import take
 from tests.data.numbered import training
 
-pytestmark = pytest.mark.tf_only
+pytestmark = pytest.mark.tf_data
 
 COUNT, BATCH_SIZE = 30, 8
 # Batches that are whole passes

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from sklearn import datasets
 
-pytestmark = pytest.mark.tf_only
+pytestmark = pytest.mark.tf_data
 
 COLOUR = (200, 80, 20)
 

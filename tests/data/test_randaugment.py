@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-pytestmark = pytest.mark.tf_only
+pytestmark = pytest.mark.tf_data
 
 SHAPE = (40, 56, 3)
 GREY = 128

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.tf_only
+pytestmark = pytest.mark.tf_data
 
 CLASSES = ("cat", "dog", "eel")
 

@@ -8,7 +8,7 @@ from lambda_keras.data.sources import load_dataset
 from lambda_keras.data.sources import load_split
 from tests.data import numbered
 
-pytestmark = pytest.mark.tf_only
+pytestmark = pytest.mark.tf_data
 
 CLASS_NAMES = ("cat", "dog", "emu")
 

@@ -132,7 +132,17 @@ def trained():
     return model, digits.test.images, digits.test.labels
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "onnx",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in FORMATS
+            if name != "onnx"
+        ),
+    ],
+)
 def test_what_precision_costs_and_saves(name, trained, tmp_path):
     model, images, labels = trained
     expected = model.predict(images, verbose=0)

@@ -10,7 +10,7 @@ from tests.serving.image_files import png
 from tests.serving.image_files import with_packed_texts
 from tests.serving.image_files import with_scans
 
-pytestmark = pytest.mark.tf_only
+pytestmark = pytest.mark.tf_data
 
 SHAPE = (32, 32, 3)
 

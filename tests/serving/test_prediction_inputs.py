@@ -9,7 +9,7 @@ from lambda_keras.serving.prediction_inputs import MISSING
 from lambda_keras.serving.prediction_inputs import EncodedImage
 from lambda_keras.serving.prediction_inputs import find_inputs
 
-pytestmark = pytest.mark.tf_only
+pytestmark = pytest.mark.tf_data
 
 JPEG = b"\xff\xd8\xff"
 
