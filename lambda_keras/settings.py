@@ -90,6 +90,24 @@ def share(default: float | None, help: str) -> Any:
     )
 
 
+def require(settings: Any, *names: str) -> None:
+    """Raises an error unless fields without a default have been given.
+
+    Args:
+        settings: An instance of a settings class.
+        names: The fields.
+
+    Raises:
+        ValueError: If one of them is None or empty.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not value:
+            raise ValueError(
+                f"`{name}` must be given. Received: {name}={value}"
+            )
+
+
 class Settings:
     """Base of settings classes: checks every field when one is made.
 

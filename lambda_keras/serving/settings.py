@@ -6,6 +6,7 @@ from pathlib import Path
 from lambda_keras.settings import Settings
 from lambda_keras.settings import choice
 from lambda_keras.settings import count
+from lambda_keras.settings import require
 from lambda_keras.settings import setting
 
 FORMATS = ("onnx", "litert", "openvino")
@@ -116,7 +117,7 @@ class ExportSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        _require(self, "model", "output_dir")
+        require(self, "model", "output_dir")
 
     @property
     def checks(self) -> bool:
@@ -172,13 +173,4 @@ class PredictSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        _require(self, "model", "images", "output")
-
-
-def _require(settings, *names):
-    for name in names:
-        value = getattr(settings, name)
-        if not value:
-            raise ValueError(
-                f"`{name}` must be given. Received: {name}={value}"
-            )
+        require(self, "model", "images", "output")

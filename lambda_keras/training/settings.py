@@ -1,10 +1,10 @@
 """Settings of the commands that run a trained model."""
 
 import dataclasses
-from typing import Any
 
 from lambda_keras.settings import choice
 from lambda_keras.settings import count
+from lambda_keras.settings import require
 from lambda_keras.settings import setting
 from lambda_keras.settings import share
 from lambda_keras.training.recipe import Devices
@@ -49,7 +49,7 @@ class InferenceSettings(Devices):
 
     def __post_init__(self):
         super().__post_init__()
-        _require(self, "model")
+        require(self, "model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +114,4 @@ class PseudoLabelSettings(InferenceSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        _require(self, "output_dir")
-
-
-def _require(settings: Any, name: str) -> None:
-    value = getattr(settings, name)
-    if not value:
-        raise ValueError(f"`{name}` must be given. Received: {name}={value}")
+        require(self, "output_dir")
