@@ -185,6 +185,35 @@ def position_output(
     return outputs
 
 
+def content_output(
+    queries: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    mask: np.ndarray,
+    causal: bool = False,
+) -> np.ndarray:
+    """What content lambdas give, a position at a time.
+
+    Args:
+        queries: (b, n, h, k).
+        keys: (b, m, k, u), before the softmax.
+        values: (b, m, v, u).
+        mask: (b, m), which context positions count.
+        causal: position n sees the positions up to n.
+
+    Returns:
+        (b, n, h, v).
+    """
+    outputs = np.zeros((*queries.shape[:3], values.shape[2]))
+    for b, n in np.ndindex(queries.shape[:2]):
+        seen = mask[b] & (np.arange(len(mask[b])) <= n) if causal else mask[b]
+        if seen.any():
+            weights = softmax(keys[b, seen])
+            content_lambda = np.einsum("mku,mvu->kv", weights, values[b, seen])
+            outputs[b, n] = queries[b, n] @ content_lambda
+    return outputs
+
+
 def softmax(x: np.ndarray) -> np.ndarray:
     """Normalises over the first axis."""
     exponentials = np.exp(x - x.max(axis=0))

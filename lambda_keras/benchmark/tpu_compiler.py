@@ -24,6 +24,7 @@ from lambda_keras.benchmark.candidates import find_candidate
 from lambda_keras.benchmark.steps import Step
 from lambda_keras.benchmark.topologies import find_topology
 from lambda_keras.files import write_aside
+from lambda_keras.layers.targets import target
 
 # For `call_in_child`. Without the third, libtpu asks Google's cloud what
 # machine this is; without the fourth, only one process of a machine may
@@ -166,7 +167,10 @@ def compile_for_tpu(
         jax.ShapeDtypeStruct(shape, dtype, sharding=divided)
         for shape, dtype in batch
     )
-    lowered = jax.jit(step.function, donate_argnums=0).lower(state, arrays)
+    # Layers are to do what they do on a TPU, not on what traces them here.
+    # Not the chip: a kernel made for one counts as its arrays alone here.
+    with target("tpu"):
+        lowered = jax.jit(step.function, donate_argnums=0).lower(state, arrays)
     versions = compiler_versions()
     directory = cache_directory()
     entry = None

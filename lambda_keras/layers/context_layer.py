@@ -82,6 +82,17 @@ class ContextLayer(keras.layers.Layer):
         # Not `ops.matmul`, which turns float64 into float32 on torch.
         return ops.einsum("bmc,cd->bmd", x, kernel)
 
+    def _project_together(self, x, kernels):
+        """Projects by several kernels in one product, which reads `x` once."""
+        x = self._project(x, ops.concatenate(kernels, axis=1))
+        projections = []
+        start = 0
+        for kernel in kernels:
+            stop = start + kernel.shape[1]
+            projections.append(x[..., start:stop])
+            start = stop
+        return projections
+
     def _hide(self, context, mask):
         """Sets what is masked to zero: it may be anything, NaN even."""
         mask = ops.reshape(

@@ -28,132 +28,75 @@ h heads, k key depth, v value depth, u intra-depth; j blocks of positions.
 import math
 from collections.abc import Sequence
 
+import keras
 from keras import ops
 
 from lambda_keras.layers.blocks import block_counts
 from lambda_keras.layers.blocks import merge_blocks
 from lambda_keras.layers.blocks import pad_to
 from lambda_keras.layers.blocks import split_blocks
-from lambda_keras.layers.positions import relative_embeddings
+from lambda_keras.layers.fused import supports as supports_fused
+from lambda_keras.layers.fused import weigh as weigh_fused
+from lambda_keras.layers.positions import score_embeddings
 from lambda_keras.layers.precision import LOWEST
 from lambda_keras.layers.precision import at_least_float32
+from lambda_keras.layers.precision import divide_or_zero
+from lambda_keras.layers.precision import highest
+from lambda_keras.layers.precision import itemsize
 
-# Length of the pieces in which causal content is normalized: a balance of
-# (length x chunk) work inside the pieces and (length / chunk)^2 among them.
-_CAUSAL_CHUNK = 32
-
-
-# Content
+# What all positions share
 
 
-def content_output(queries, keys, values, mask=None):
-    """Applies the content lambda to the queries.
+def content_lambda(keys, values, mask=None):
+    """Summarizes a context by its content.
 
     Args:
-        queries: Tensor of shape `(b, n, h, k)`.
         keys: Tensor of shape `(b, m, k, u)`, before the softmax over `m`.
         values: Tensor of shape `(b, m, v, u)`.
         mask: Boolean tensor of shape `(b, m)`, or `None`. The context
             positions that count.
 
     Returns:
-        Tensor of shape `(b, n, h, v)`.
+        Tensor of shape `(b, k, v)`, at least float32.
     """
     keys, values = at_least_float32(keys), at_least_float32(values)
     if mask is not None:
         visible = ops.cast(mask, keys.dtype)[:, :, None, None]
         keys = ops.where(visible > 0, keys, LOWEST)
     # Not `ops.softmax`, which warns of a context of one position.
-    highest = _highest(keys, axis=1, keepdims=True)
-    keys = ops.exp(keys - highest)
+    keys = ops.exp(keys - highest(keys, axis=1, keepdims=True))
     if mask is not None:
         keys = keys * visible
-    keys = _divide_or_zero(keys, ops.sum(keys, axis=1, keepdims=True))
-    content_lambda = ops.einsum("bmku,bmvu->bkv", keys, values)
-    content_lambda = ops.cast(content_lambda, queries.dtype)
-    return ops.einsum("bnhk,bkv->bnhv", queries, content_lambda)
+    keys = divide_or_zero(keys, ops.sum(keys, axis=1, keepdims=True))
+    return ops.einsum("bmku,bmvu->bkv", keys, values)
 
 
-def causal_content_output(queries, keys, values, mask=None):
-    """Applies to each query the content lambda of what came before it.
-
-    Query `n` sees the context positions `m <= n`, and the softmax over keys
-    is taken over those alone. The sequence is cut into chunks: a chunk's
-    past enters as a running sum, its inside as a small triangle of pairs.
-    All exponentials are relative to the largest key seen so far, never to a
-    later one, so nothing overflows and nothing leaks from the future.
+def apply_lambda(queries, common):
+    """Applies one lambda to the queries of all positions.
 
     Args:
         queries: Tensor of shape `(b, n, h, k)`.
-        keys: Tensor of shape `(b, n, k, u)`, before the softmax.
-        values: Tensor of shape `(b, n, v, u)`.
-        mask: Boolean tensor of shape `(b, n)`, or `None`. The context
-            positions that count.
+        common: Tensor of shape `(b, k, v)`.
 
     Returns:
         Tensor of shape `(b, n, h, v)`.
     """
-    dtype = queries.dtype
-    queries, keys, values = map(at_least_float32, (queries, keys, values))
-    length, chunk = ops.shape(keys)[1], _CAUSAL_CHUNK
-    (chunks,) = block_counts([length], [chunk])
-    if mask is None:
-        mask = ops.ones_like(keys[:, :, 0, 0], dtype="bool")
-
-    def split(x):
-        x = pad_to(x, 1, 0, chunks * chunk)
-        return ops.reshape(x, (-1, chunks, chunk, *x.shape[2:]))
-
-    queries, keys, values, mask = map(split, (queries, keys, values, mask))
-    visible = mask[..., None, None]
-    keys = ops.where(visible, keys, LOWEST)
-    earlier = _triangle(chunk)[None, None, :, :, None, None]
-    before = _triangle(chunks, strict=True)[None, :, :, None, None]
-
-    # The largest key of each chunk, before each chunk, and up to each
-    # position.
-    top = _highest(keys, axis=2)  # (b, j, k, u)
-    top_before = _highest(ops.where(before, top[:, None], LOWEST), axis=2)
-    within = ops.where(earlier, keys[:, :, None], LOWEST)  # (b,j,n,m,k,u)
-    top_here = _highest(within, axis=3)
-    top_here = ops.maximum(top_here, top_before[:, :, None])
-
-    # Each chunk summed by itself, then the running sums of earlier chunks.
-    weights = ops.exp(keys - top[:, :, None]) * ops.cast(visible, keys.dtype)
-    sums = ops.sum(weights, axis=2)
-    lambdas = ops.einsum("bjmku,bjmvu->bjkuv", weights, values)
-    decay = top[:, None] - top_before[:, :, None]
-    carry = ops.exp(ops.where(before, decay, LOWEST))
-    sums = ops.einsum("bjiku,biku->bjku", carry, sums)
-    lambdas = ops.einsum("bjiku,bikuv->bjkuv", carry, lambdas)
-
-    # The triangle inside each chunk, and everything divided by the sum of
-    # weights that its query sees.
-    weights = ops.exp(within - top_here[:, :, :, None])
-    weights = weights * ops.cast(
-        ops.logical_and(earlier, visible[:, :, None]), weights.dtype
-    )
-    carry = ops.exp(top_before[:, :, None] - top_here)
-    total = ops.sum(weights, axis=3) + carry * sums[:, :, None]
-    scaled = _divide_or_zero(queries[..., None], total[:, :, :, None])
-    scores = ops.einsum("bjnhku,bjnmku->bjnhmu", scaled, weights)
-    output = ops.einsum("bjnhmu,bjmvu->bjnhv", scores, values)
-    output = output + ops.einsum(
-        "bjnhku,bjkuv->bjnhv", scaled * carry[:, :, :, None], lambdas
-    )
-    output = ops.reshape(output, (-1, chunks * chunk, *output.shape[3:]))
-    return ops.cast(output[:, :length], dtype)
+    return ops.einsum("bnhk,bkv->bnhv", queries, common)
 
 
-# Position
+# What each position has of its own
 
 
-def lambda_first(queries, values, table, center, query_shape, context_shape):
-    """Applies position lambdas, computed from dense embeddings.
+def lambda_first(
+    queries, values, common, table, center, query_shape, context_shape
+):
+    """Applies lambdas, computed from dense embeddings.
 
     Args:
         queries: Tensor of shape `(b, n, h, k)`.
         values: Tensor of shape `(b, m, v, u)`.
+        common: Tensor of shape `(b, k, v)`, or `None`. A lambda that is added
+            to those of all positions.
         table: Tensor of shape `(*taps, k, u)`. The relative embeddings.
         center: For each spatial axis, the index of offset zero in `table`:
             query `n` sees context `m` through the tap `m - n + center`.
@@ -163,23 +106,41 @@ def lambda_first(queries, values, table, center, query_shape, context_shape):
     Returns:
         Tensor of shape `(b, n, h, v)`.
     """
-    embeddings = relative_embeddings(table, center, query_shape, context_shape)
-    lambdas = ops.einsum("nmku,bmvu->bnkv", embeddings, values)
+    embeddings = score_embeddings(table, center, query_shape, context_shape)
+    values = _join_intra_depth(values)
+    lambdas = ops.einsum("nkm,bmv->bnkv", embeddings, values)
+    if common is not None:
+        lambdas = lambdas + common[:, None]
     return ops.einsum("bnhk,bnkv->bnhv", queries, lambdas)
 
 
-def query_first(queries, values, table, center, query_shape, context_shape):
+def query_first(
+    queries,
+    values,
+    common,
+    table,
+    center,
+    query_shape,
+    context_shape,
+    fused=False,
+):
     """Weighs values by scores of queries and dense embeddings.
 
-    Arguments and result are those of `lambda_first`.
+    Args: beside those of `lambda_first`,
+        fused: Whether scores are to stay on a TPU's chip; see `layers.fused`.
+
+    Returns:
+        Tensor of shape `(b, n, h, v)`.
     """
-    embeddings = relative_embeddings(table, center, query_shape, context_shape)
-    scores = ops.einsum("bnhk,nmku->bnhmu", queries, embeddings)
-    return ops.einsum("bnhmu,bmvu->bnhv", scores, values)
+    embeddings = score_embeddings(table, center, query_shape, context_shape)
+    values = _join_intra_depth(values)
+    return _weigh(queries, embeddings, values, common, fused)
 
 
-def convolution(queries, values, table, center, query_shape, context_shape):
-    """Applies position lambdas, computed as a convolution of the values.
+def convolution(
+    queries, values, common, table, center, query_shape, context_shape
+):
+    """Applies lambdas, computed as a convolution of the values.
 
     Each value channel is an image of its own with `u` channels, which the
     table as kernel turns into `k`: no grouped convolution, which Keras would
@@ -201,37 +162,102 @@ def convolution(queries, values, table, center, query_shape, context_shape):
     lambdas = ops.reshape(
         lambdas, (-1, value_dim, math.prod(query_shape), table.shape[rank])
     )
+    if common is not None:
+        lambdas = lambdas + ops.transpose(common, (0, 2, 1))[:, :, None]
     return ops.einsum("bnhk,bvnk->bnhv", queries, lambdas)
 
 
-def blocked(queries, values, table, center, query_shape, context_shape):
+def blocked(
+    queries,
+    values,
+    common,
+    table,
+    center,
+    query_shape,
+    context_shape,
+    block_size=None,
+    score_bytes=None,
+):
     """Weighs values by scores, in blocks of positions with a halo.
 
     The context of a block is the block and as many positions around it as
-    the table reaches. All blocks share the embeddings of one.
+    the table reaches. All blocks share the embeddings of one, so that a local
+    scope is a few dense matrix products.
 
-    Arguments and result are those of `lambda_first`.
+    Where scores would take too much memory, the blocks are computed a few
+    rows of them at a time, and once more for gradients.
+
+    Args: beside those of `lambda_first`,
+        block_size: The length of a block along each axis.
+        score_bytes: The most bytes that scores may take, if one row of blocks
+            does not take more. `None` is no limit.
+
+    Returns:
+        Tensor of shape `(b, n, h, v)`.
     """
     rank = len(center)
-    block, window = block_shape(table.shape[:rank], query_shape)
+    heads, key_dim = queries.shape[2:]
+    value_dim, intra_depth = values.shape[2:]
+    block, window = block_shape(table.shape[:rank], query_shape, block_size)
     counts = block_counts(query_shape, block)
-
-    def split(x, shape, starts, size):
-        features = x.shape[2:]
-        # Features in one axis already: of two reshapes to unknown sizes in a
-        # row tf2onnx makes a wrong one.
-        x = ops.reshape(x, (-1, *shape, math.prod(features)))
-        x = split_blocks(x, starts, block, size, counts)
-        return ops.reshape(x, (-1, math.prod(size), *features))
-
-    queries = split(queries, query_shape, [0] * rank, block)
-    values = split(values, context_shape, [-c for c in center], window)
+    positions, reach = math.prod(block), math.prod(window) * intra_depth
     # A window starts `center` before its block: its offset zero is tap 0.
-    output = query_first(queries, values, table, [0] * rank, block, window)
-    features = output.shape[2:]
-    output = ops.reshape(output, (-1, *block, math.prod(features)))
-    output = merge_blocks(output, query_shape, block)
-    return ops.reshape(output, (-1, math.prod(query_shape), *features))
+    embeddings = score_embeddings(table, [0] * rank, block, window)
+
+    def weigh(queries, values, embeddings, starts, counts):
+        queries = split_blocks(queries, [0] * rank, block, block, counts)
+        queries = ops.reshape(queries, (-1, positions, heads, key_dim))
+        values = split_blocks(values, starts, block, window, counts)
+        values = ops.reshape(values, (-1, reach, value_dim))
+        output = _weigh(queries, embeddings, values)
+        return ops.reshape(output, (-1, *block, heads * value_dim))
+
+    # Features in one axis already: of two reshapes to unknown sizes in a row
+    # tf2onnx makes a wrong one.
+    map_of_queries = ops.reshape(queries, (-1, *query_shape, heads * key_dim))
+    values = ops.transpose(values, (0, 1, 3, 2))
+    map_of_values = ops.reshape(
+        values, (-1, *context_shape, intra_depth * value_dim)
+    )
+    starts = [-c for c in center]
+    rows = _rows_at_a_time(queries, counts, positions * reach, score_bytes)
+    if rows is None:
+        output = weigh(
+            map_of_queries, map_of_values, embeddings, starts, counts
+        )
+        output = merge_blocks(output, query_shape, block)
+    else:
+        groups, counts = counts[0] // rows, [1, *counts[1:]]
+
+        def split_rows(x, start, size):
+            x = split_blocks(x, [start], block[:1], [size], [groups * rows])
+            x = ops.reshape(x, (-1, groups, rows, *x.shape[1:]))
+            # The batch stays within a group, where devices may share it.
+            x = ops.moveaxis(x, 1, 0)
+            return ops.reshape(x, (groups, -1, *x.shape[3:]))
+
+        # Not a closure of the embeddings, which would have no gradient.
+        weigh_again = keras.remat(
+            lambda q, v, e: weigh(q, v, e, [0, *starts[1:]], counts)
+        )
+        output = ops.map(
+            lambda pair: weigh_again(*pair, embeddings),
+            (
+                split_rows(map_of_queries, 0, block[0]),
+                split_rows(map_of_values, starts[0], window[0]),
+            ),
+        )
+        # (groups, batch, rows, blocks of a row, positions of a block)
+        output = ops.reshape(
+            output, (groups, -1, rows * math.prod(counts), *output.shape[2:])
+        )
+        output = ops.moveaxis(output, 0, 1)
+        output = ops.reshape(output, (-1, *output.shape[3:]))
+        output = merge_blocks(output, query_shape, block)
+    output = ops.reshape(output, (-1, math.prod(query_shape), heads, value_dim))
+    if common is not None:
+        output = output + apply_lambda(queries, common)
+    return output
 
 
 IMPLEMENTATIONS = {
@@ -283,33 +309,96 @@ def reachable_taps(
 # Helpers
 
 # Block length along each axis, by spatial rank.
-_BLOCKS = {1: 64, 2: 8, 3: 4}
+BLOCK_SIZES = {1: 64, 2: 8, 3: 4}
 
 
-def block_shape(taps, query_shape):
+def block_shape(taps, query_shape, block_size=None):
     """Returns the shapes of a block and of the context that it sees."""
-    block = [_BLOCKS[len(taps)]] * len(taps)
+    block = [block_size or BLOCK_SIZES[len(taps)]] * len(taps)
     for axis, size in enumerate(query_shape):
         if isinstance(size, int):
             block[axis] = min(block[axis], size)
     return block, [b + t - 1 for b, t in zip(block, taps)]
 
 
-def _highest(keys, axis, keepdims=False):
-    """Returns the largest key, to subtract: nothing depends on which it is."""
-    # With an initial value an empty batch has a maximum, too.
-    highest = ops.max(keys, axis=axis, keepdims=keepdims, initial=LOWEST)
-    return ops.stop_gradient(highest)
+def _join_intra_depth(values):
+    """Returns values of shape `(b, m * u, v)`.
+
+    To position lambdas, intra-depth is as good as more context positions.
+    """
+    positions, value_dim, intra_depth = ops.shape(values)[1:]
+    values = ops.transpose(values, (0, 1, 3, 2))
+    return ops.reshape(values, (-1, positions * intra_depth, value_dim))
 
 
-def _triangle(size, strict=False):
-    """Returns where a row's position is at or, if strict, after a column's."""
-    index = ops.arange(size)
-    compare = ops.greater if strict else ops.greater_equal
-    return compare(index[:, None], index[None, :])
+def _weigh(queries, embeddings, values, common=None, fused=False):
+    """Weighs values by the scores of queries.
+
+    Args:
+        queries: Tensor of shape `(b, n, h, k)`.
+        embeddings: Tensor of shape `(n, k, m)`.
+        values: Tensor of shape `(b, m, v)`.
+        common: Tensor of shape `(b, k, v)`, or `None`.
+        fused: Whether one kernel is to do it, if it can.
+
+    Returns:
+        Tensor of shape `(b, n, h, v)`.
+    """
+    positions, heads, key_dim = ops.shape(queries)[1:]
+    value_dim = values.shape[2]
+    if common is not None:
+        # A lambda of all positions is `k` more context positions: its rows
+        # are their values, and their embeddings pick the components of a
+        # query. No output has to be read again to add another to it.
+        index = ops.arange(key_dim)  # Not `ops.eye`: OpenVINO has none.
+        unit = ops.cast(index[:, None] == index, embeddings.dtype)
+        unit = ops.broadcast_to(unit, (positions, key_dim, key_dim))
+        embeddings = ops.concatenate([embeddings, unit], axis=2)
+    if fused and supports_fused(queries.shape, value_dim, queries.dtype):
+        if common is not None:
+            values = ops.concatenate([values, common], axis=1)
+        return weigh_fused(queries, embeddings, values)
+    batch = _split_batch(queries.shape[0])
+    values = ops.reshape(values, (*batch, ops.shape(values)[1], value_dim))
+    if common is not None:
+        common = ops.reshape(common, (*batch, key_dim, value_dim))
+        values = ops.concatenate([values, common], axis=3)
+    reach = ops.shape(values)[3]
+    queries = ops.reshape(
+        queries, (batch[0], math.prod(batch[1:]), positions, heads, key_dim)
+    )
+    scores = ops.einsum("abnhk,nkm->nabhm", queries, embeddings)
+    scores = ops.reshape(scores, (positions, *batch, heads, reach))
+    output = ops.einsum("nabchm,abcmv->abcnhv", scores, values)
+    return ops.reshape(output, (-1, positions, heads, value_dim))
 
 
-def _divide_or_zero(x, total):
-    """Divides, giving 0 where nothing was visible and `total` is 0."""
-    safe = ops.where(total > 0, total, 1)
-    return ops.where(total > 0, x / safe, 0)
+def _split_batch(batch):
+    """Splits a batch into what TPUs lay out well.
+
+    The first product is one for each position, the second one for each
+    example. Where the batch would fill 128 lanes, the TPU compiler puts it
+    there in one and copies all scores in between; in such parts it finds a
+    layout that is good for both.
+    """
+    if batch is None or batch % 64:
+        return -1, 1, 1
+    return batch // 64, 8, 8
+
+
+def _rows_at_a_time(queries, counts, pairs, score_bytes):
+    """Returns how many rows of blocks have few enough scores.
+
+    Returns:
+        A divisor of the number of rows; None where all of them do.
+    """
+    if score_bytes is None or not all(isinstance(c, int) for c in counts):
+        return None
+    heads = queries.shape[2]
+    # An unknown batch counts as one: rows are few enough for that.
+    row = (queries.shape[0] or 1) * math.prod(counts[1:]) * pairs * heads
+    row *= itemsize(queries.dtype)
+    if row * counts[0] <= score_bytes:
+        return None
+    divisors = [n for n in range(1, counts[0]) if counts[0] % n == 0]
+    return max((n for n in divisors if n * row <= score_bytes), default=1)

@@ -13,8 +13,10 @@ from lambda_keras.layers import shapes
 from lambda_keras.layers.arguments import check_normalization
 from lambda_keras.layers.arguments import check_positive
 from lambda_keras.layers.batch_norm import BatchNormalization
+from lambda_keras.layers.causal import causal_content_output
 from lambda_keras.layers.context_layer import ContextLayer
 from lambda_keras.layers.context_layer import table_shape
+from lambda_keras.layers.precision import itemsize
 
 
 @keras.saving.register_keras_serializable(package="lambda_keras")
@@ -64,7 +66,11 @@ class LambdaLayer(ContextLayer):
         implementation: How position lambdas are contracted: `"auto"`,
             `"lambda_first"`, `"query_first"`, `"convolution"` or `"blocked"`
             (see `lambda_keras.layers.contractions`). All give the same
-            result from the same weights; `"auto"` picks one from the shapes.
+            result from the same weights; `"auto"` picks one from the shapes
+            (see `plan`).
+        rematerialize: Boolean. Whether position lambdas or scores are
+            computed again for gradients instead of being kept from the
+            forward pass: less memory for more time.
         epsilon: Float. Added to the variance in batch normalization.
         momentum: Float. Of the moving statistics of batch normalization.
         synchronized: Boolean. Whether batch statistics are those of the
@@ -144,6 +150,7 @@ class LambdaLayer(ContextLayer):
         use_position: bool = True,
         position_bias: bool = False,
         implementation: str = "auto",
+        rematerialize: bool = False,
         epsilon: float = 1e-5,
         momentum: float = 0.9,
         synchronized: bool = False,
@@ -184,6 +191,7 @@ class LambdaLayer(ContextLayer):
         self.use_position = use_position
         self.use_position_bias = position_bias
         self.implementation = implementation
+        self.rematerialize = rematerialize
         self.epsilon = epsilon
         self.momentum = momentum
         self.synchronized = synchronized
@@ -269,38 +277,54 @@ class LambdaLayer(ContextLayer):
             context = self._hide(context, mask)
         positions = math.prod(query_shape), math.prod(context_shape)
 
-        queries = self._project(inputs, self.query_kernel)
+        kernels = [self.value_kernel]
+        if self.use_content:
+            kernels.append(self.key_kernel)
+        if context is inputs:
+            kernels.insert(0, self.query_kernel)
+            queries, values, *keys = self._project_together(inputs, kernels)
+        else:
+            queries = self._project(inputs, self.query_kernel)
+            values, *keys = self._project_together(context, kernels)
         queries = self.query_norm(queries, training=training, mask=query_mask)
         queries = ops.reshape(
             queries, (-1, positions[0], self.num_heads, self.key_dim)
         )
-        values = self._project(context, self.value_kernel)
         values = self.value_norm(values, training=training, mask=mask)
         values = self._split_intra_depth(values, positions[1], self.value_dim)
         if mask is not None:
             mask = ops.cast(mask, "bool")
             values = ops.where(mask[:, :, None, None], values, 0)
 
-        output = 0
         if self.use_content:
-            keys = self._project(context, self.key_kernel)
-            keys = self._split_intra_depth(keys, positions[1], self.key_dim)
-            content = (
-                contractions.causal_content_output
-                if self.causal
-                else contractions.content_output
-            )
-            output = content(queries, keys, values, mask)
+            keys = self._split_intra_depth(*keys, positions[1], self.key_dim)
+        common = self._common_lambda(queries, keys, values, mask)
         if self.use_position:
-            output = output + self._position_output(
-                queries, values, query_shape, context_shape
+            spatial = query_shape, context_shape
+            output = self._position_output(
+                queries, values, common, spatial, training
             )
-        if self.use_position_bias:
-            # One number per key dimension for all values of all positions:
-            # the same for every value channel of a head.
-            bias = ops.einsum("bnhk,k->bnh", queries, self.position_bias)
-            output = output + bias[..., None]
+        elif common is not None:
+            output = contractions.apply_lambda(queries, common)
+        else:
+            output = 0
+        if self.use_content and self.causal:
+            output = output + causal_content_output(queries, keys, values, mask)
         return ops.reshape(output, (-1, *query_shape, self.output_dim))
+
+    def _common_lambda(self, queries, keys, values, mask):
+        """Returns what the lambdas of all positions have in common."""
+        common = None
+        if self.use_content and not self.causal:
+            common = contractions.content_lambda(keys, values, mask)
+            common = ops.cast(common, queries.dtype)
+        if self.use_position_bias:
+            bias = ops.cast(self.position_bias, queries.dtype)[None, :, None]
+            common = bias if common is None else common + bias
+            # The same for every value channel, of any example.
+            shape = ops.shape(queries)[0], self.key_dim, self.value_dim
+            common = ops.broadcast_to(common, shape)
+        return common
 
     def _split_intra_depth(self, x, positions, dim):
         """Splits `(b, m, u * dim)` into `(b, m, dim, u)`."""
@@ -309,21 +333,36 @@ class LambdaLayer(ContextLayer):
         x = ops.reshape(x, (-1, positions, self.intra_depth, dim))
         return ops.transpose(x, (0, 1, 3, 2))
 
-    def _position_output(self, queries, values, query_shape, context_shape):
+    def _position_output(self, queries, values, common, spatial, training):
         table = self.position_embeddings
-        window, center = self._window(
-            table.shape[:-2], query_shape, context_shape
-        )
+        window, center = self._window(table.shape[:-2], *spatial)
+        # A slice of the variable itself would not be in the compute dtype.
+        table = ops.cast(table, queries.dtype)
         table = table[tuple(slice(start, stop) for start, stop in window)]
-        implementation = self.implementation
-        if implementation == "auto":
-            implementation = planning.plan(
-                self._problem(queries.shape[0], query_shape, context_shape)
-            ).implementation
-        contract = contractions.IMPLEMENTATIONS[implementation]
-        return contract(
-            queries, values, table, center, query_shape, context_shape
+        plan = planning.plan(
+            self._problem(queries.shape[0], *spatial),
+            training=bool(training),
+            implementation=self.implementation,
         )
+        contract = contractions.IMPLEMENTATIONS[plan.implementation]
+
+        # All that has a gradient is an argument, as TensorFlow wants it for
+        # rematerialization, and what is not there is none.
+        def position_output(queries, values, table, *common):
+            return contract(
+                queries,
+                values,
+                common[0] if common else None,
+                table,
+                center,
+                *spatial,
+                **plan.options,
+            )
+
+        if self.rematerialize:
+            position_output = keras.remat(position_output)
+        arguments = queries, values, table, common
+        return position_output(*(x for x in arguments if x is not None))
 
     def _window(self, taps, query_shape, context_shape):
         """Returns which taps of the table are of use, and their center."""
@@ -357,13 +396,14 @@ class LambdaLayer(ContextLayer):
             key_dim=self.key_dim,
             value_dim=self.value_dim,
             intra_depth=self.intra_depth,
-            itemsize=_ITEMSIZES.get(self.compute_dtype, 4),
+            itemsize=itemsize(self.compute_dtype),
         )
 
     def plan(
         self,
         inputs_shape: Sequence[int | None],
         context_shape: Sequence[int | None] | None = None,
+        training: bool = False,
     ) -> planning.Plan:
         """Tells how position lambdas of inputs of a shape are contracted.
 
@@ -371,10 +411,12 @@ class LambdaLayer(ContextLayer):
             inputs_shape: The shape of the inputs, batch and channels
                 included. An unknown batch is taken to be 32.
             context_shape: The shape of the context, if it is another.
+            training: Whether gradients are wanted.
 
         Returns:
-            A `lambda_keras.layers.planning.Plan`: what `"auto"` chooses,
-            why, and the costs of every choice.
+            A `lambda_keras.layers.planning.Plan`: what is chosen on this
+            machine (see `lambda_keras.layers.targets` for others), why, and
+            the costs of every choice.
 
         Raises:
             ValueError: If the layer has no position lambdas, or the shapes
@@ -396,7 +438,9 @@ class LambdaLayer(ContextLayer):
                 inputs_shape[0],
                 inputs_shape[1:-1],
                 (context_shape or inputs_shape)[1:-1],
-            )
+            ),
+            training=training,
+            implementation=self.implementation,
         )
 
     def _count_flops(self, inputs_shape, context_shape):
@@ -449,13 +493,12 @@ class LambdaLayer(ContextLayer):
             "use_position": self.use_position,
             "position_bias": self.use_position_bias,
             "implementation": self.implementation,
+            "rematerialize": self.rematerialize,
             "epsilon": self.epsilon,
             "momentum": self.momentum,
             "synchronized": self.synchronized,
         }
 
-
-_ITEMSIZES = {"float16": 2, "bfloat16": 2, "float64": 8}
 
 # The batch size to plan for where it is unknown: embeddings are made once
 # for a batch, so that it matters.

@@ -5,6 +5,10 @@ import math
 
 from lambda_keras.layers.blocks import block_counts
 from lambda_keras.layers.contractions import block_shape
+from lambda_keras.layers.fused import CHIPS
+from lambda_keras.layers.fused import supports as supports_fused
+from lambda_keras.layers.targets import Target
+from lambda_keras.layers.targets import current_target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +53,64 @@ class Cost:
     bytes: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """How fast a target is: coefficients of the cost model.
+
+    Attributes:
+        products: FLOPs of matrix products, a second.
+        convolutions: FLOPs of convolutions, a second. Their kernels have
+            `intra_depth` input and `key_dim` output channels, too few to fill
+            matrix units.
+        convolution_gradients: FLOPs a second of their gradients, for each
+            input channel.
+        memory: Bytes a second of intermediate tensors, written or read.
+        block_sizes: The length of a block along each axis, by rank.
+        block_gradients: How much more the gradients of blocks move than they
+            would have to: more than 1 where slices and what is done with them
+            are not fused.
+        score_bytes: The most bytes of scores of blocks at a time; `None` is
+            no limit.
+        tile: The last two axes of an array are filled up to multiples of it.
+    """
+
+    products: float
+    convolutions: float
+    convolution_gradients: float
+    memory: float
+    block_sizes: tuple[int, int, int] = (64, 8, 4)
+    block_gradients: float = 1
+    score_bytes: int | None = None
+    tile: tuple[int, int] = (1, 1)
+
+
+# For counting alone.
+COUNTING = Rates(1, 1, 1, 1)
+
+# Fitted to what `lambda-keras benchmark layer` measures on two cores of a
+# processor, torch's guessed.
+_CPU = {
+    ("tensorflow", True): Rates(
+        150e9, 60e9, 10e9, 10e9, (64, 4, 4), score_bytes=8 * 2**20
+    ),
+    ("tensorflow", False): Rates(
+        150e9, 150e9, 16e9, 10e9, block_gradients=2, score_bytes=512 * 2**20
+    ),
+    ("jax", True): Rates(
+        120e9, 19e9, 10e9, 5e9, (64, 4, 4), score_bytes=8 * 2**20
+    ),
+    ("torch", False): Rates(120e9, 150e9, 16e9, 5e9),
+}
+# A TPU's to the compiler's estimates for one core of a v3, where moving bytes
+# is what takes time; a GPU's from its published peaks.
+_ACCELERATORS = {
+    "tpu": Rates(
+        60e12, 5e12, 1e12, 430e9, score_bytes=512 * 2**20, tile=(8, 128)
+    ),
+    "gpu": Rates(300e12, 30e12, 10e12, 2e12, score_bytes=512 * 2**20),
+}
+
+
 def content_cost(problem: Problem) -> Cost:
     """Counts what the content lambda takes, in any implementation."""
     p = problem
@@ -60,40 +122,64 @@ def content_cost(problem: Problem) -> Cost:
     )
 
 
-def position_costs(problem: Problem) -> dict[str, Cost]:
-    """Counts what the position lambdas take, for each implementation."""
-    p = problem
-    n, m = math.prod(p.query_shape), math.prod(p.context_shape)
-    block, window = block_shape(p.taps, p.query_shape)
-    reach = math.prod(window)
-    blocks = math.prod(block_counts(p.query_shape, block))
-    padded = blocks * math.prod(block)
-    lambdas = n * p.key_dim * p.value_dim
-    apply = 2 * lambdas * p.num_heads
-    pair = 2 * p.intra_depth * p.num_heads * (p.key_dim + p.value_dim)
-    embedding = p.key_dim * p.intra_depth
-    scores = p.num_heads * p.intra_depth
+def position_costs(
+    problem: Problem, rates: Rates = COUNTING, fused: bool = False
+) -> dict[str, Cost]:
+    """Counts what the position lambdas take, for each implementation.
 
-    def cost(flops, per_example, shared):
-        return Cost(
-            flops=p.batch * flops,
-            bytes=p.itemsize * (p.batch * per_example + shared),
-        )
+    Args:
+        problem: The shapes.
+        rates: Of the target, which decide about blocks and padding.
+        fused: Whether a kernel keeps the scores of `query_first` on its chip.
+
+    Returns:
+        The costs of a forward pass.
+    """
+    p = problem
+    n, m = math.prod(p.query_shape), math.prod(p.context_shape) * p.intra_depth
+    block, window = block_shape(
+        p.taps, p.query_shape, rates.block_sizes[len(p.taps) - 1]
+    )
+    reach, size = math.prod(window) * p.intra_depth, math.prod(block)
+    blocks = p.batch * math.prod(block_counts(p.query_shape, block))
+    heads, key_dim, value_dim = p.num_heads, p.key_dim, p.value_dim
+    apply = n * key_dim * value_dim * heads
+    pair = heads * (key_dim + value_dim)
+    taps = math.prod(p.taps) * p.intra_depth
+    embeddings = n, key_dim, m
+
+    def cost(multiply_adds, *arrays):
+        numbers = sum(math.prod(_fill(shape, rates.tile)) for shape in arrays)
+        return Cost(flops=2 * multiply_adds, bytes=p.itemsize * numbers)
 
     return {
         "lambda_first": cost(
-            2 * lambdas * m * p.intra_depth + apply, lambdas, n * m * embedding
+            p.batch * (n * m * key_dim * value_dim + apply),
+            embeddings,
+            (p.batch, n, key_dim, value_dim),
         ),
-        "query_first": cost(n * m * pair, n * m * scores, n * m * embedding),
+        "query_first": cost(
+            p.batch * n * m * pair,
+            embeddings,
+            *([] if fused else [(n, heads, p.batch, m)]),
+        ),
         "convolution": cost(
-            2 * lambdas * math.prod(p.taps) * p.intra_depth + apply, lambdas, 0
+            p.batch * (n * taps * key_dim * value_dim + apply),
+            (p.batch, value_dim, n, key_dim),
         ),
         "blocked": cost(
-            padded * reach * pair,
-            padded * reach * scores,
-            math.prod(block) * reach * embedding,
+            blocks * size * reach * pair,
+            (size, key_dim, reach),
+            (blocks, reach, value_dim),
+            (size, blocks, heads, reach),
         ),
     }
+
+
+def _fill(shape, tile):
+    """Fills the last axes up to whole tiles, as TPUs do."""
+    last = (-(-size // each) * each for size, each in zip(shape[-2:], tile))
+    return *shape[:-2], *last
 
 
 def layer_flops(
@@ -130,6 +216,23 @@ def layer_flops(
     return total
 
 
+def _can_fuse(problem, target):
+    p = problem
+    queries_shape = p.batch, math.prod(p.query_shape), p.num_heads, p.key_dim
+    dtype = {2: "bfloat16", 4: "float32"}.get(p.itemsize)
+    return math.prod(p.query_shape) <= CHIPS.get(
+        target.chip, 0
+    ) and supports_fused(queries_shape, p.value_dim, dtype)
+
+
+def find_rates(target: Target) -> Rates:
+    """Returns the coefficients for a target."""
+    if target.device == "cpu":
+        key = target.engine, target.jit_compile
+        return _CPU.get(key, _CPU["tensorflow", False])
+    return _ACCELERATORS[target.device]
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """The implementation chosen for a problem, and why.
@@ -139,28 +242,58 @@ class Plan:
         reason: One sentence for people.
         costs: What each implementation would take; empty if sizes are
             unknown.
+        options: Further arguments of the implementation.
     """
 
     implementation: str
     reason: str
     costs: dict[str, Cost] = dataclasses.field(default_factory=dict)
+    options: dict[str, int | None] = dataclasses.field(default_factory=dict)
 
 
-# FLOPs that take as long as moving one byte: 2 CPU cores do about 10, and
-# accelerators more, but there, too, the intermediate tensors are what counts.
-_FLOPS_PER_BYTE = 16
+def estimate_seconds(
+    name: str, problem: Problem, rates: Rates, training: bool = False
+) -> float:
+    """Estimates how long an implementation takes.
 
-# How much longer a FLOP of a convolution takes than one of a matrix product.
-# Its kernels have `intra_depth` input and `key_dim` output channels, too few
-# to fill matrix units, and its gradient is worse.
-_CONVOLUTION_PENALTY = 4
+    Args:
+        name: The implementation.
+        problem: The shapes.
+        rates: Of the target.
+        training: Whether gradients are wanted, which take two more products
+            for each, and move twice as much.
+
+    Returns:
+        Seconds.
+    """
+    cost = position_costs(problem, rates)[name]
+    # What is written is read.
+    moving = 2 * cost.bytes / rates.memory
+    computing = gradients = cost.flops / rates.products
+    if name == "convolution":
+        computing = cost.flops / rates.convolutions
+        rate = rates.convolution_gradients * problem.intra_depth
+        gradients = cost.flops / rate
+    seconds = moving + computing
+    if training:
+        more = rates.block_gradients if name == "blocked" else 1
+        seconds += 2 * (more * moving + gradients)
+    return seconds
 
 
-def plan(problem: Problem | None) -> Plan:
+def plan(
+    problem: Problem | None,
+    training: bool = False,
+    target: Target | None = None,
+    implementation: str = "auto",
+) -> Plan:
     """Picks an implementation for the position lambdas from static shapes.
 
     Args:
         problem: The shapes, or `None` if spatial sizes are unknown.
+        training: Whether gradients are wanted.
+        target: What for; by default what programs are traced for now.
+        implementation: The one to take, if not the best.
 
     Returns:
         A `Plan`.
@@ -171,24 +304,33 @@ def plan(problem: Problem | None) -> Plan:
     >>> plan(problem).implementation
     'query_first'
     """
-    if problem is None:
-        return Plan(
-            "blocked",
-            "blocked: spatial sizes are unknown, and blocks have a known size",
+    target = target or current_target()
+    rates = find_rates(target)
+    fused = problem is not None and _can_fuse(problem, target)
+    costs: dict[str, Cost] = {}
+    if problem is not None:
+        costs = position_costs(problem, rates, fused)
+    seconds = {
+        name: estimate_seconds(name, problem, rates, training) for name in costs
+    }
+    if implementation != "auto":
+        name, reason = implementation, "asked for"
+    elif problem is None:
+        name = "blocked"
+        reason = "spatial sizes are unknown, and blocks have a known size"
+    else:
+        name, second = sorted(seconds, key=seconds.__getitem__)[:2]
+        reason = (
+            f"{costs[name].flops / 1e9:.3g} GFLOP and "
+            f"{costs[name].bytes / 2**20:.3g} MiB of intermediate tensors, "
+            f"estimated {seconds[second] / seconds[name]:.2g} times faster "
+            f"than {second}"
         )
-    costs = position_costs(problem)
-
-    def estimate(name):
-        cost = costs[name]
-        penalty = _CONVOLUTION_PENALTY if name == "convolution" else 1
-        return penalty * cost.flops + _FLOPS_PER_BYTE * cost.bytes
-
-    name, second = sorted(costs, key=estimate)[:2]
-    chosen = costs[name]
-    return Plan(
-        name,
-        f"{name}: {chosen.flops / 1e9:.3g} GFLOP and "
-        f"{chosen.bytes / 2**20:.3g} MiB of intermediate tensors, estimated "
-        f"{estimate(second) / estimate(name):.2g} times faster than {second}",
-        costs,
-    )
+    options: dict[str, int | None] = {}
+    if name == "query_first" and fused:
+        options = {"fused": True}
+        reason += ", in one kernel"
+    elif name == "blocked" and problem is not None:
+        size = rates.block_sizes[len(problem.taps) - 1]
+        options = {"block_size": size, "score_bytes": rates.score_bytes}
+    return Plan(name, f"{name}: {reason}", costs, options)

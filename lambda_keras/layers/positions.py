@@ -5,6 +5,12 @@ from collections.abc import Sequence
 
 from keras import ops
 
+from lambda_keras.layers.blocks import pad_to
+
+# The longest axis of queries that is expanded by slices, one for each of
+# them.
+_MOST_SLICES = 128
+
 
 def relative_embeddings(
     table,
@@ -58,6 +64,57 @@ def relative_embeddings(
     return ops.reshape(
         x, (math.prod(query_shape), math.prod(context_shape), *features)
     )
+
+
+def score_embeddings(
+    table,
+    center: Sequence[int],
+    query_shape: Sequence[int],
+    context_shape: Sequence[int],
+):
+    """Expands a relative table to what gives the scores of queries.
+
+    These are the embeddings of `relative_embeddings`, laid out for products
+    with queries: the context comes last, where it fills the lanes of a TPU.
+    The slices of the table that queries see are stacked, from the last
+    spatial axis to the first. There is no gather here, either, nor anything
+    to transpose in the end.
+
+    Args:
+        table: Tensor of shape `(*taps, k, u)`.
+        center: As in `relative_embeddings`.
+        query_shape: The spatial shape of the queries.
+        context_shape: The spatial shape of the context.
+
+    Returns:
+        Tensor of shape `(n, k, m * u)`, with `n` and `m` the products of
+        `query_shape` and `context_shape`.
+    """
+    *taps, key_dim, intra_depth = table.shape
+    rank, positions = len(taps), math.prod(query_shape)
+    sizes = (*query_shape, *context_shape)
+    if not (
+        all(isinstance(size, int) for size in sizes)
+        and max(query_shape) <= _MOST_SLICES
+    ):
+        x = relative_embeddings(table, center, query_shape, context_shape)
+        x = ops.transpose(x, (0, 2, 1, 3))
+        reach = math.prod(context_shape) * intra_depth
+        return ops.reshape(x, (positions, key_dim, reach))
+    x = ops.transpose(table, (rank, *range(rank), rank + 1))
+    # What comes after the axis to expand.
+    inner = intra_depth
+    for axis in reversed(range(rank)):
+        queries, context = query_shape[axis], context_shape[axis]
+        x = ops.reshape(x, (-1, math.prod(taps[:axis]), taps[axis] * inner))
+        # Offsets -(queries - 1) ... context - 1, zero outside the table.
+        left = queries - 1 - center[axis]
+        x = x[:, :, max(-left, 0) * inner :]
+        x = pad_to(x, 2, max(left, 0) * inner, (queries + context - 1) * inner)
+        starts = [query * inner for query in reversed(range(queries))]
+        inner = context * inner
+        x = ops.stack([x[:, :, start : start + inner] for start in starts])
+    return ops.reshape(x, (positions, key_dim, inner))
 
 
 def _expand_axis(x, center, queries, context):

@@ -1,4 +1,4 @@
-"""Numbers that half precision is too coarse for."""
+"""What a softmax takes to be safe in any precision."""
 
 import keras
 from keras import ops
@@ -12,3 +12,23 @@ def at_least_float32(x):
     """Casts to float32, but leaves float64 as it is."""
     dtype = keras.backend.standardize_dtype(x.dtype)
     return x if dtype == "float64" else ops.cast(x, "float32")
+
+
+def highest(keys, axis, keepdims=False):
+    """Returns the largest key, to subtract: nothing depends on which it is."""
+    # With an initial value an empty batch has a maximum, too.
+    return ops.stop_gradient(
+        ops.max(keys, axis=axis, keepdims=keepdims, initial=LOWEST)
+    )
+
+
+def divide_or_zero(x, total):
+    """Divides, giving 0 where nothing was visible and `total` is 0."""
+    safe = ops.where(total > 0, total, 1)
+    return ops.where(total > 0, x / safe, 0)
+
+
+def itemsize(dtype) -> int:
+    """Returns the bytes of a number of a floating-point dtype."""
+    dtype = keras.backend.standardize_dtype(dtype)
+    return {"float64": 8, "float32": 4}.get(dtype, 2)

@@ -13,6 +13,8 @@ from lambda_keras.benchmark.tpu_compiler import compile_for_tpu
 from lambda_keras.benchmark.tpu_compiler import count_collectives
 from lambda_keras.benchmark.tpu_compiler import parse_shortage
 from lambda_keras.benchmark.tpu_compiler import shapes_of
+from lambda_keras.layers import contractions
+from lambda_keras.layers.targets import current_target
 from tests.benchmark import models
 from tests.benchmark.tpu_programs import estimate_of
 
@@ -177,6 +179,40 @@ def test_what_does_not_fit_is_a_result(tpu):
     assert 15 * GIB < huge.available_bytes < 16 * GIB
     assert huge.needed_bytes >= 4 * 256 * 2**30
     assert huge.flops is None and huge.peak_memory_bytes is None
+
+
+@on_jax
+@pytest.mark.tpu_backend
+def test_layers_are_traced_as_for_a_tpu(tpu):
+    devices = []
+
+    def noting(state, batch):
+        devices.append(current_target().device)
+        return product(state, batch)
+
+    compile_for_tpu(Step(noting, [KERNEL]), batch_of(128), "v5e-1")
+    assert devices == ["tpu"]
+    assert current_target().device != "tpu"
+
+
+@on_jax
+@pytest.mark.tpu_backend
+def test_a_batch_in_parts_saves_a_copy_of_the_scores(tpu, monkeypatch):
+    shape = (13, 13), (14, 14), (14, 14)  # Center, query, context shape.
+    sizes = [(128, 196, 4, 16), (128, 196, 128, 1), (128, 16, 128)]
+    batch = tuple((size, np.dtype("float32")) for size in sizes)
+
+    def count_bytes():
+        def forward(table, batch):
+            return table, contractions.query_first(*batch, table, *shape)
+
+        table = np.zeros((27, 27, 16, 1), "float32")
+        return compile_for_tpu(Step(forward, table), batch, "v3-1").bytes
+
+    in_parts = count_bytes()
+    monkeypatch.setattr(contractions, "_split_batch", lambda _: (1, 1, 128))
+    # In lanes of 128 the scores themselves take more, their copy is worse.
+    assert count_bytes() - in_parts > 128 * 196 * 4 * 196 * 4
 
 
 @on_jax

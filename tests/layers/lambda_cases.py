@@ -25,7 +25,7 @@ ARGUMENTS = {
 # Name, spatial shape, and what differs from ARGUMENTS or from a plain call.
 # `context` is the spatial shape of another context, of three channels.
 # Blocks are 64 positions in one dimension, 8 in two and 4 in three, and
-# causal content goes by chunks of 32: some rows are longer on purpose.
+# causal content goes by chunks of 16: some rows are longer on purpose.
 CASES = {
     "sequence": ((7,), {"receptive_field": 3}),
     "sequence, even size": ((8,), {"receptive_field": (5,)}),
@@ -115,6 +115,17 @@ CONTENT_ALONE = {
     "sequence, causal": ((40,), {"causal": True, "intra_depth": 2}),
     "image, mask": ((3, 4), {"mask": "random"}),
     "volume, context": ((2, 3, 2), {"context": (3, 2, 2)}),
+}
+
+
+# Keys that a softmax has to survive: functions of random keys and of their
+# positions.
+KEYS: dict[str, Callable] = {
+    "plain": lambda x, m: x,
+    "large": lambda x, m: 3000 * x,
+    "rising": lambda x, m: x + 100 * m,
+    "falling": lambda x, m: x - 100 * m,
+    "one peak": lambda x, m: x + 1e4 * (m == 20),
 }
 
 

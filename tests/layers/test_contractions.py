@@ -6,6 +6,7 @@ from keras import ops
 from lambda_keras.layers import contractions
 from lambda_keras.layers.contractions import IMPLEMENTATIONS
 from tests import reference
+from tests.layers.lambda_cases import KEYS
 from tests.layers.lambda_cases import assert_close
 from tests.layers.lambda_cases import compiled
 from tests.reference import as_numpy
@@ -30,41 +31,72 @@ def test_position_lambdas_match_the_equations(case):
     queries = generator.normal(size=(2, np.prod(query_shape), 3, 4))
     values = generator.normal(size=(2, np.prod(context_shape), 2, 5))
     table = generator.normal(size=(*taps, 4, 2))
+    common = generator.normal(size=(2, 4, 5))
     expected = reference.position_output(
         queries, values, table, center, query_shape, context_shape
     )
+    shared = np.einsum("bnhk,bkv->bnhv", queries, common)
 
     @compiled
-    def outputs(queries, values, table):
+    def outputs(queries, values, common, table):
+        shapes = center, query_shape, context_shape
         return [
-            contract(queries, values, table, center, query_shape, context_shape)
+            contract(queries, values, each, table, *shapes)
             for contract in IMPLEMENTATIONS.values()
+            for each in (None, common)
         ]
 
-    arguments = (queries, np.swapaxes(values, 2, 3), table)
-    for output in outputs(*map(ops.convert_to_tensor, arguments)):
-        assert_close(as_numpy(output), expected, 1e-12)
+    arguments = (queries, np.swapaxes(values, 2, 3), common, table)
+    results = outputs(*map(ops.convert_to_tensor, arguments))
+    for without, added in zip(results[::2], results[1::2], strict=True):
+        assert_close(as_numpy(without), expected, 1e-12)
+        assert_close(as_numpy(added), expected + shared, 1e-12)
 
 
-def content(queries, keys, values, mask, causal):
-    """The content lambda, a position at a time."""
-    outputs = np.zeros((*queries.shape[:3], values.shape[2]))
-    for b, n in np.ndindex(queries.shape[:2]):
-        seen = mask[b] & (np.arange(len(mask[b])) <= n) if causal else mask[b]
-        if seen.any():
-            weights = reference.softmax(keys[b, seen])
-            content_lambda = np.einsum("mku,mvu->kv", weights, values[b, seen])
-            outputs[b, n] = queries[b, n] @ content_lambda
-    return outputs
+@pytest.mark.parametrize("batch", [64, 128])
+@pytest.mark.parametrize("implementation", ["query_first", "blocked"])
+def test_large_batches_are_the_same_in_parts(implementation, batch):
+    generator = np.random.default_rng(0)
+    shape = (3,), (2,), (2,)  # Center, query shape, context shape.
+    queries = generator.normal(size=(batch, 2, 3, 4))
+    values = generator.normal(size=(batch, 2, 5, 2))
+    common = generator.normal(size=(batch, 4, 5))
+    table = generator.normal(size=(6, 4, 2))
+
+    @compiled
+    def output(*arguments):
+        return IMPLEMENTATIONS[implementation](*arguments, *shape)
+
+    arguments = [
+        ops.convert_to_tensor(x) for x in (queries, values, common, table)
+    ]
+    whole = as_numpy(output(*arguments))
+    *tensors, table = arguments
+    for example in (0, 1, 8, batch - 1):
+        one = output(*(x[example : example + 1] for x in tensors), table)
+        assert_close(whole[example], as_numpy(one)[0], 1e-12)
 
 
-KEYS = {
-    "plain": lambda x, m: x,
-    "large": lambda x, m: 3000 * x,
-    "rising": lambda x, m: x + 100 * m,
-    "falling": lambda x, m: x - 100 * m,
-    "one peak": lambda x, m: x + 1e4 * (m == 20),
-}
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="reads the program of JAX"
+)
+def test_a_lambda_of_all_positions_takes_no_further_output():
+    import jax
+
+    def total(queries, values, common, table):
+        shape = (1,), (7,), (7,)
+        return ops.sum(
+            contractions.query_first(queries, values, common, table, *shape)
+        )
+
+    program = jax.make_jaxpr(total)(
+        np.ones((2, 7, 3, 4)),
+        np.ones((2, 7, 5, 1)),
+        np.ones((2, 4, 5)),
+        np.ones((3, 4, 1)),
+    )
+    # Scores, and values weighed by them: the lambda is among the values.
+    assert str(program).count("dot_general") == 2
 
 
 @pytest.mark.parametrize(
@@ -73,7 +105,6 @@ KEYS = {
 )
 def test_content_lambdas_survive_any_keys(kind, masked):
     generator = np.random.default_rng(0)
-    # Chunks of causal content are 32 long.
     queries, keys, values = (
         generator.normal(size=(2, 70, *features))
         for features in [(3, 4), (4, 2), (5, 2)]
@@ -82,37 +113,19 @@ def test_content_lambdas_survive_any_keys(kind, masked):
     mask = np.ones((2, 70), bool)
     if masked:
         mask = generator.random((2, 70)) < 0.5
-        mask[0, :40] = False
-        mask[1, 32:64] = False
+        mask[1] = False
 
     @compiled
-    def outputs(queries, keys, values, mask):
-        arguments = queries, keys, values, mask if masked else None
-        return (
-            contractions.content_output(*arguments),
-            contractions.causal_content_output(*arguments),
-        )
+    def content_output(queries, *context):
+        common = contractions.content_lambda(*context)
+        return contractions.apply_lambda(queries, common)
 
-    arguments = list(map(ops.convert_to_tensor, (queries, keys, values, mask)))
-    for causal, output in enumerate(outputs(*arguments)):
-        expected = content(queries, keys, values, mask, causal)
-        assert_close(as_numpy(output), expected, 1e-12)
-
-
-@pytest.mark.parametrize("length", [1, 31, 32, 33, 64, 65])
-def test_causal_content_of_any_length(length):
-    generator = np.random.default_rng(0)
-    queries, keys, values = (
-        generator.normal(size=(1, length, *features))
-        for features in [(1, 2), (2, 1), (3, 1)]
+    output = content_output(
+        *map(ops.convert_to_tensor, (queries, keys, values)),
+        ops.convert_to_tensor(mask) if masked else None,
     )
-    output = compiled(contractions.causal_content_output)(
-        *map(ops.convert_to_tensor, (queries, keys, values))
-    )
-    mask = np.ones((1, length), bool)
-    assert_close(
-        as_numpy(output), content(queries, keys, values, mask, True), 1e-12
-    )
+    expected = reference.content_output(queries, keys, values, mask)
+    assert_close(as_numpy(output), expected, 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +175,7 @@ def test_costs_are_what_xla_counts(implementation, taps, shape):
         lambda queries, values, table: IMPLEMENTATIONS[implementation](
             queries,
             values,
+            None,
             table,
             [c - start for c, (start, _) in zip(center, window, strict=True)],
             shape,

@@ -5,6 +5,8 @@ import pytest
 from lambda_keras.layers import LambdaLayer
 from lambda_keras.layers import planning
 from lambda_keras.layers.contractions import IMPLEMENTATIONS
+from lambda_keras.layers.targets import Target
+from lambda_keras.layers.targets import target
 
 # A layer of the fourth stage of a LambdaResNet.
 PROBLEM = planning.Problem(32, (14, 14), (14, 14), (23, 23), 4, 16, 64)
@@ -40,6 +42,87 @@ def test_a_plan_says_what_why_and_what_else():
 def test_what_cannot_be_right_is_not_planned(changes, never):
     plan = planning.plan(dataclasses.replace(PROBLEM, **changes))
     assert plan.implementation not in never
+
+
+def problem(batch, size, channels, taps, intra_depth=1, itemsize=4):
+    sizes = (size, size)
+    return planning.Problem(
+        *(batch, sizes, sizes, (taps, taps), 4, 16, channels // 4),
+        intra_depth=intra_depth,
+        itemsize=itemsize,
+    )
+
+
+SMALL = [problem(8, 14, 512, 27), problem(8, 14, 512, 23)]
+MIDDLE = problem(8, 32, 256, 23)
+LARGE = [problem(2, 64, 128, 23), problem(2, 128, 64, 23)]
+DEEP = problem(8, 28, 256, 7, intra_depth=4)
+SEQUENCE = planning.Problem(2, (4096,), (4096,), (127,), 4, 16, 64)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("engine", ["tensorflow", "jax"])
+def test_what_was_fastest_where_xla_compiles_for_a_processor(engine, training):
+    target = Target("cpu", engine, jit_compile=True)
+    for small in SMALL:
+        plan = planning.plan(small, training, target)
+        assert plan.implementation == "query_first"
+    for large in (MIDDLE, *LARGE, DEEP, SEQUENCE):
+        plan = planning.plan(large, training, target)
+        assert plan.implementation == "blocked"
+        # One row of blocks of 4 takes less than the caches have.
+        assert plan.options["score_bytes"] == 8 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("shapes", "forward", "training"),
+    [
+        (SMALL, "query_first", "query_first"),
+        ([MIDDLE], "blocked", "query_first"),
+        (LARGE, "convolution", "blocked"),
+        ([DEEP], "convolution", "convolution"),
+        ([SEQUENCE], "blocked", "blocked"),
+    ],
+)
+def test_what_was_fastest_with_the_operations_of_tensorflow(
+    shapes, forward, training
+):
+    target = Target("cpu", "tensorflow", jit_compile=False)
+    for each in shapes:
+        plans = [planning.plan(each, mode, target) for mode in (False, True)]
+        assert [plan.implementation for plan in plans] == [forward, training]
+
+
+def test_what_a_tpu_s_compiler_estimates_to_be_fastest():
+    target = Target("tpu", "jax", jit_compile=True)
+    for size, batch, channels in [(14, 128, 512), (8, 128, 512), (28, 64, 256)]:
+        small = problem(batch, size, channels, min(23, 2 * size - 1), 1, 2)
+        plan = planning.plan(small, True, target)
+        assert plan.implementation == "query_first"
+    plan = planning.plan(problem(8, 64, 256, 23, 1, 2), True, target)
+    assert plan.implementation == "blocked"
+
+
+def test_tpus_fill_lanes():
+    # 196 of 256 lanes, and 4 of 8 rows above them.
+    unpadded, padded = (
+        planning.position_costs(
+            planning.Problem(4, (14, 14), (14, 14), (27, 27), 4, 16, 128),
+            planning.find_rates(Target(device, "jax", True)),
+        )["query_first"]
+        for device in ("cpu", "tpu")
+    )
+    assert unpadded.flops == padded.flops
+    assert unpadded.bytes == 4 * 196 * (16 * 196 + 4 * 4 * 196)
+    assert padded.bytes == 4 * 196 * (16 * 256 + 4 * 8 * 256)
+
+
+def test_an_implementation_that_is_asked_for_is_planned():
+    plan = planning.plan(PROBLEM, implementation="convolution")
+    assert plan.implementation == "convolution"
+    assert plan.reason == "convolution: asked for"
+    plan = LambdaLayer(64, implementation="blocked").plan((8, 14, 14, 64))
+    assert plan.implementation == "blocked"
 
 
 def test_unknown_sizes_have_a_plan_without_costs():
@@ -131,3 +214,34 @@ def test_content_alone_has_no_plan():
     layer = LambdaLayer(8, use_position=False)
     with pytest.raises(ValueError, match=r"have a plan.*use_position=False"):
         layer.plan((None, 6, 6, 8))
+
+
+def test_one_tpu_that_it_pays_on_gets_the_kernel():
+    problem = dataclasses.replace(PROBLEM, itemsize=2)
+    larger = {"query_shape": (28, 28), "context_shape": (28, 28)}
+
+    def planned(chip, device="tpu", **changes):
+        with target(device, chip=chip):
+            changed = dataclasses.replace(problem, **changes)
+            return planning.plan(changed, training=True)
+
+    fused, plain = planned("TPU v5 lite"), planned(None)
+    assert fused.implementation == plain.implementation == "query_first"
+    assert fused.options == {"fused": True}
+    assert fused.reason.endswith(", in one kernel")
+    # The scores.
+    saved = plain.costs["query_first"].bytes - fused.costs["query_first"].bytes
+    assert saved == 2 * 196 * 4 * 32 * 256
+    assert planned("TPU v5 lite", **larger).options == {"fused": True}
+    assert planned("TPU v6 lite").options == {"fused": True}
+    for other in (
+        plain,
+        planned("TPU v3"),
+        planned("TPU v6 lite", **larger),
+        planned("TPU v5 lite", batch=4),
+        planned("TPU v5 lite", value_dim=32),
+        planned(None, device="cpu"),
+        planning.plan(problem, training=True),
+    ):
+        assert "fused" not in other.options
+        assert "kernel" not in other.reason

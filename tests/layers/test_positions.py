@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 from keras import ops
 
+from lambda_keras.layers import positions
 from lambda_keras.layers.positions import relative_embeddings
+from lambda_keras.layers.positions import score_embeddings
 from tests import reference
 from tests.layers.lambda_cases import compiled
 from tests.reference import as_numpy
@@ -52,6 +54,23 @@ def test_every_pair_reads_its_offset(case):
     np.testing.assert_array_equal(as_numpy(embeddings), looped(table, *rest))
 
 
+@pytest.mark.parametrize("by_slices", [True, False])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_context_comes_last_for_scores(case, by_slices, monkeypatch):
+    if not by_slices:
+        monkeypatch.setattr(positions, "_MOST_SLICES", 0)
+    taps, *rest = case
+    table = random_table(taps)
+    expand = compiled(lambda table: score_embeddings(table, *rest))
+    embeddings = as_numpy(expand(ops.convert_to_tensor(table)))
+    # (n, m, k, u) to (n, k, m, u)
+    expected = np.swapaxes(looped(table, *rest), 1, 2)
+    np.testing.assert_array_equal(
+        embeddings, expected.reshape(embeddings.shape)
+    )
+    assert embeddings.shape[:2] == expected.shape[:2]
+
+
 @pytest.mark.tf_only
 def test_sizes_may_be_unknown():
     import tensorflow as tf
@@ -76,13 +95,14 @@ def test_sizes_may_be_unknown():
 @pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="reads the program of JAX"
 )
-def test_neither_direction_gathers_or_scatters():
+@pytest.mark.parametrize("expand", [relative_embeddings, score_embeddings])
+def test_neither_direction_gathers_or_scatters(expand):
     import jax
 
     def total(table):
-        embeddings = relative_embeddings(table, (1, 2), (4, 3), (4, 3))
-        return ops.sum(embeddings**2)
+        return ops.sum(expand(table, (1, 2), (4, 3), (4, 3)) ** 2)
 
-    program = str(jax.make_jaxpr(jax.value_and_grad(total))(np.ones((3, 5, 2))))
+    table = np.ones((3, 5, 2, 2))
+    program = str(jax.make_jaxpr(jax.value_and_grad(total))(table))
     assert "gather" not in program
     assert "scatter" not in program
