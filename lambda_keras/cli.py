@@ -22,6 +22,7 @@ from absl import flags
 
 from lambda_keras import __version__
 from lambda_keras.benchmark.settings import InputBenchmark
+from lambda_keras.benchmark.settings import LayerBenchmark
 from lambda_keras.benchmark.settings import MemoryBenchmark
 from lambda_keras.benchmark.settings import Preflight
 from lambda_keras.benchmark.settings import Report
@@ -129,6 +130,14 @@ COMMANDS = {
         summary="Measures the speed of LambdaResNets and EfficientNets.",
         module="lambda_keras.commands.benchmark_throughput",
         settings=ThroughputBenchmark,
+        packages=("matplotlib",),
+        extra="bench",
+        engines=("tensorflow", "jax"),
+    ),
+    "benchmark layer": Command(
+        summary="Compares layers and their contractions, side by side.",
+        module="lambda_keras.commands.benchmark_layer",
+        settings=LayerBenchmark,
         packages=("matplotlib",),
         extra="bench",
         engines=("tensorflow", "jax"),

@@ -47,8 +47,12 @@ def device(count: int = 1) -> dict[str, Any]:
     Returns:
         Kind, name and number: of accelerators, or of the processor's cores.
     """
-    find = _jax_device if keras.backend.backend() == "jax" else _tf_device
-    kind, name = find()
+    find = {
+        "tensorflow": _tf_device,
+        "jax": _jax_device,
+        "torch": _torch_device,
+    }
+    kind, name = find.get(keras.backend.backend(), lambda: ("CPU", ""))()
     if kind != "CPU":
         return {"kind": kind, "name": name, "count": count}
     return processor()
@@ -82,6 +86,14 @@ def _tf_device():
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
         return "GPU", details.get("device_name", "GPU")
+    return "CPU", ""
+
+
+def _torch_device():
+    import torch
+
+    if torch.cuda.is_available():
+        return "GPU", torch.cuda.get_device_name(0)
     return "CPU", ""
 
 

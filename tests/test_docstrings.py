@@ -16,7 +16,8 @@ MODULES = [
     for module in pkgutil.walk_packages(
         lambda_keras.__path__, prefix="lambda_keras."
     )
-    if not module.name.endswith("__main__")
+    # torch may not be there.
+    if not module.name.endswith(("__main__", "layer_torch"))
 ]
 
 

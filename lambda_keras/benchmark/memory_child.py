@@ -1,16 +1,16 @@
 """What a program of the memory table needs; called in a process of its own."""
 
-import contextlib
-import ctypes
 import dataclasses
-import re
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from lambda_keras.benchmark.memory_rows import ROWS
 from lambda_keras.benchmark.memory_rows import build_program
+from lambda_keras.benchmark.process_memory import available_memory
+from lambda_keras.benchmark.process_memory import forget_peak
+from lambda_keras.benchmark.process_memory import go_first
+from lambda_keras.benchmark.process_memory import peak_resident
 from lambda_keras.benchmark.steps import batch_arrays
 from lambda_keras.benchmark.steps import batch_shapes
 from lambda_keras.benchmark.steps import compile_model
@@ -101,37 +101,17 @@ def run_program(
     if not on_processor:
         peak = device.memory_stats()["peak_bytes_in_use"]
         return {"peak_memory_bytes": peak, "peak_memory_of": "device"}
-    before = _forget_peak()
+    before = forget_peak()
     jax.block_until_ready(compiled(state, examples))
-    peak = _read("/proc/self/status", "VmHWM") - before + known
+    peak = peak_resident() - before + known
     return {"peak_memory_bytes": peak, "peak_memory_of": "process"}
 
 
 def _check_memory(analysis):
     needed = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
     needed = int(_MARGIN * (needed - analysis.alias_size_in_bytes))
-    available = _read("/proc/meminfo", "MemAvailable")
+    available = available_memory()
     if needed > available:
         raise MemoryError(f"{needed:,} bytes of {available:,} available")
-    # Should memory run out all the same, this process is to go, and no other.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def _forget_peak():
-    """Starts the peak anew; returns what is resident now."""
-    # What the compiler has left would be used again, and not show.
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return _read("/proc/self/status", "VmRSS")
-
-
-def _read(path, field):
-    try:
-        text = Path(path).read_text()
-    except FileNotFoundError:
-        raise OSError(
-            "a processor's memory is read from /proc, which only Linux has"
-        ) from None
-    (kilobytes,) = re.findall(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
-    return 1024 * int(kilobytes)
+    # Should memory run out all the same.
+    go_first()

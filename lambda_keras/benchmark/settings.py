@@ -2,6 +2,9 @@
 
 import dataclasses
 
+from lambda_keras.benchmark.layer_shapes import STANDARD_SHAPES
+from lambda_keras.benchmark.layer_shapes import SYNTAX
+from lambda_keras.benchmark.layer_shapes import find_shape
 from lambda_keras.settings import Settings
 from lambda_keras.settings import choice
 from lambda_keras.settings import count
@@ -132,6 +135,65 @@ class ThroughputBenchmark(Settings):
     data_dir: str | None = setting(
         None,
         "Where tensorflow-datasets keeps what it prepared; may be gs://.",
+    )
+    output_dir: str | None = setting(
+        None,
+        "Where to write. The same command again goes on with what a "
+        "directory holds; what failed there is not tried again. By default a "
+        "new directory in runs/.",
+    )
+
+
+def _are_shapes(value):
+    for name in value.split(","):
+        find_shape(name)
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerBenchmark(Settings):
+    """Settings of `lambda-keras benchmark layer`.
+
+    Args: see the help text of each field.
+
+    Example:
+
+    >>> LayerBenchmark(shapes="14,8x7x7x512:global").repeats
+    5
+    """
+
+    shapes: str = setting(
+        ",".join(STANDARD_SHAPES),
+        f"Inputs to compare at, separated by commas: names, or {SYNTAX}.",
+        valid=_are_shapes,
+    )
+    modes: str = choice(
+        "both",
+        "What to measure: forward, training (forward, and backward to inputs "
+        "and weights) or both.",
+        ("both", "forward", "training"),
+    )
+    candidates: str = setting(
+        "*",
+        "Which layers, separated by commas: names (auto, an implementation, "
+        "attention_global, plain_convolution, timm, listing), ways to run "
+        "(tf, tf_jit, jax, eager, compiled), or both, as auto/jax; * stands "
+        "for anything.",
+    )
+    precision: str = choice(
+        "float32",
+        "What layers compute in: float32 (on many GPUs with TF32 products, "
+        "unless NVIDIA_TF32_OVERRIDE=0) or bf16.",
+        PRECISIONS,
+    )
+    repeats: int = count(5, "How many turns each candidate has.", least=3)
+    seconds: float = positive(
+        0.5, "How long a turn takes, or two steps where they take longer."
+    )
+    timeout: float = positive(
+        600.0,
+        "Seconds after which a candidate is given up that compiles, or that "
+        "has a turn.",
     )
     output_dir: str | None = setting(
         None,

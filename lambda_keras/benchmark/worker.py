@@ -3,8 +3,6 @@
 import itertools
 import os
 import statistics
-import time
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +18,7 @@ from lambda_keras.benchmark.hardware import share_of_peak
 from lambda_keras.benchmark.settings import POLICIES
 from lambda_keras.benchmark.steps import batch_arrays
 from lambda_keras.benchmark.steps import compile_model
+from lambda_keras.benchmark.timing import time_steps
 from lambda_keras.models import count_flops
 from lambda_keras.models import count_parameters
 from lambda_keras.training.strategy import Distribution
@@ -29,7 +28,7 @@ from lambda_keras.training.strategy import keep_gpus_from_tensorflow
 # The backward pass multiplies twice what the forward pass does: for the
 # gradient of its inputs and for that of its weights.
 TRAINING_FLOPS = 3
-WARM_UP_STEPS, LEAST_STEPS = 2, 3
+WARM_UP_STEPS = 2
 # What changes what is compiled and how it computes.
 FLAGS = {
     "XLA_FLAGS",
@@ -157,31 +156,6 @@ def measure(
         "flags": {name: os.environ[name] for name in FLAGS & os.environ.keys()},
         **_flops(network, mode, precision, rates, distribution.num_replicas),
     }
-
-
-def time_steps(
-    step: Callable[[], None],
-    seconds: float,
-    steps: int,
-    least: int = LEAST_STEPS,
-) -> list[float]:
-    """Times steps one by one.
-
-    Args:
-        step: Runs one, and returns when its results are in host memory.
-        seconds: After how long to stop.
-        steps: After how many steps to stop.
-        least: Before how many steps not to stop.
-
-    Returns:
-        The seconds of each step.
-    """
-    times: list[float] = []
-    while len(times) < least or (len(times) < steps and sum(times) < seconds):
-        started = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - started)
-    return times
 
 
 def _distribution(strategy, tpu):

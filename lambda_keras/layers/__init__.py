@@ -1,4 +1,4 @@
-"""Layers, written with `keras.ops` alone."""
+"""Layers, written with `keras.ops`."""
 
 from lambda_keras.layers.batch_norm import BatchNormalization
 from lambda_keras.layers.lambda_layer import LambdaLayer

@@ -4,9 +4,9 @@ A lambda layer applies to the query of each position `n` the linear function
 
     lambda_n = sum_m (softmax_m(keys)[m] + embeddings[n, m]) values[m]^T
 
-of shape `(key_dim, value_dim)`. Its first term, the content lambda, is the
-same for all positions and cheap. Its second term, the position lambda, is
-most of the work, and there are several orders in which to do it:
+of shape `(key_dim, value_dim)`. Its first term, the content lambda, is common
+to all positions and cheap. Its second term, the position lambda, is most of
+the work, and there are several orders in which to do it:
 
 * `lambda_first` (the paper's listing): embeddings times values gives the
   position lambdas, which are applied to the queries.
@@ -16,13 +16,16 @@ most of the work, and there are several orders in which to do it:
   convolution of each value channel with the relative table.
 * `blocked`: query-first in blocks of positions, each with the part of the
   context that the table reaches, so that a local scope is a few dense matrix
-  products and no embedding of all pairs exists.
+  products and no embedding of all pairs exists; a few rows of blocks at a
+  time where there would be too many scores.
 
 All four compute the same function of the same arguments; `planning` counts
-what each takes and picks one.
+what each takes and picks one. Two identities make them simpler: intra-depth
+is more context positions, `m * u` of them, and so is a lambda that all
+positions have in common, with its `k` rows for values.
 
-Letters of the einsums: b batch, n query positions, m context positions,
-h heads, k key depth, v value depth, u intra-depth; j blocks of positions.
+Letters of the einsums: b batch (a, b, c its parts), n query positions,
+m context positions, h heads, k key depth, v value depth, u intra-depth.
 """
 
 import math
@@ -395,7 +398,7 @@ def _rows_at_a_time(queries, counts, pairs, score_bytes):
     if score_bytes is None or not all(isinstance(c, int) for c in counts):
         return None
     heads = queries.shape[2]
-    # An unknown batch counts as one: rows are few enough for that.
+    # An unknown batch counts as one: what is taken at a time grows with it.
     row = (queries.shape[0] or 1) * math.prod(counts[1:]) * pairs * heads
     row *= itemsize(queries.dtype)
     if row * counts[0] <= score_bytes:

@@ -87,27 +87,59 @@ class Rates:
 # For counting alone.
 COUNTING = Rates(1, 1, 1, 1)
 
-# Fitted to what `lambda-keras benchmark layer` measures on two cores of a
-# processor, torch's guessed.
+# Fitted to steps of single layers, float32, on 2 cores of an AMD EPYC with
+# TensorFlow 2.21.0 and JAX 0.10.2, 2026-11-22; torch's are guessed.
 _CPU = {
     ("tensorflow", True): Rates(
-        150e9, 60e9, 10e9, 10e9, (64, 4, 4), score_bytes=8 * 2**20
+        products=150e9,
+        convolutions=60e9,
+        convolution_gradients=10e9,
+        memory=10e9,
+        block_sizes=(64, 4, 4),
+        score_bytes=8 * 2**20,
     ),
     ("tensorflow", False): Rates(
-        150e9, 150e9, 16e9, 10e9, block_gradients=2, score_bytes=512 * 2**20
+        products=150e9,
+        convolutions=150e9,
+        convolution_gradients=16e9,
+        memory=10e9,
+        block_gradients=2,
+        score_bytes=512 * 2**20,
     ),
     ("jax", True): Rates(
-        120e9, 19e9, 10e9, 5e9, (64, 4, 4), score_bytes=8 * 2**20
+        products=120e9,
+        convolutions=19e9,
+        convolution_gradients=10e9,
+        memory=5e9,
+        block_sizes=(64, 4, 4),
+        score_bytes=8 * 2**20,
     ),
-    ("torch", False): Rates(120e9, 150e9, 16e9, 5e9),
+    ("torch", False): Rates(
+        products=120e9,
+        convolutions=150e9,
+        convolution_gradients=16e9,
+        memory=5e9,
+    ),
 }
-# A TPU's to the compiler's estimates for one core of a v3, where moving bytes
-# is what takes time; a GPU's from its published peaks.
 _ACCELERATORS = {
+    # For all TPUs those of a v3 core, where the compiler's estimate (libtpu
+    # 0.0.52) is the bytes that are moved, lanes filled up, at this rate.
     "tpu": Rates(
-        60e12, 5e12, 1e12, 430e9, score_bytes=512 * 2**20, tile=(8, 128)
+        products=60e12,
+        convolutions=5e12,
+        convolution_gradients=1e12,
+        memory=430e9,
+        score_bytes=512 * 2**20,
+        tile=(8, 128),
     ),
-    "gpu": Rates(300e12, 30e12, 10e12, 2e12, score_bytes=512 * 2**20),
+    # Of the order of an A100's published peaks; nothing was measured.
+    "gpu": Rates(
+        products=300e12,
+        convolutions=30e12,
+        convolution_gradients=10e12,
+        memory=2e12,
+        score_bytes=512 * 2**20,
+    ),
 }
 
 
@@ -217,12 +249,41 @@ def layer_flops(
 
 
 def _can_fuse(problem, target):
+    """Tells whether the kernel works, and pays, for the shapes."""
     p = problem
-    queries_shape = p.batch, math.prod(p.query_shape), p.num_heads, p.key_dim
+    positions = math.prod(p.query_shape)
+    reach = math.prod(p.context_shape) * p.intra_depth
+    if max(positions, reach) > CHIPS.get(target.chip, 0):
+        return False
     dtype = {2: "bfloat16", 4: "float32"}.get(p.itemsize)
-    return math.prod(p.query_shape) <= CHIPS.get(
-        target.chip, 0
-    ) and supports_fused(queries_shape, p.value_dim, dtype)
+    queries_shape = p.batch, positions, p.num_heads, p.key_dim
+    return supports_fused(queries_shape, p.value_dim, dtype)
+
+
+# Embeddings of all pairs that take more are avoided.
+_MOST_EMBEDDINGS = 256 * 2**20
+
+
+def _allowed(problem, rates, target):
+    """Returns the implementations to choose from."""
+    p = problem
+    names = ["lambda_first", "query_first", "convolution", "blocked"]
+    if target.device == "tpu":
+        # Its compiler takes minutes for the gradient of one.
+        names.remove("convolution")
+    pairs = math.prod(p.query_shape) * math.prod(p.context_shape)
+    embeddings = pairs * p.key_dim * p.intra_depth * p.itemsize
+    block, window = block_shape(
+        p.taps, p.query_shape, rates.block_sizes[len(p.taps) - 1]
+    )
+    rows, *columns = block_counts(p.query_shape, block)
+    of_row = math.prod(columns) * math.prod(block) * math.prod(window)
+    scores = p.batch * of_row * p.num_heads * p.intra_depth * p.itemsize
+    if rates.score_bytes is None:
+        scores *= rows
+    if embeddings > max(scores, _MOST_EMBEDDINGS):
+        names = [name for name in names if not name.endswith("_first")]
+    return names
 
 
 def find_rates(target: Target) -> Rates:
@@ -252,27 +313,31 @@ class Plan:
 
 
 def estimate_seconds(
-    name: str, problem: Problem, rates: Rates, training: bool = False
+    name: str,
+    cost: Cost,
+    rates: Rates,
+    intra_depth: int = 1,
+    training: bool = False,
 ) -> float:
     """Estimates how long an implementation takes.
 
     Args:
         name: The implementation.
-        problem: The shapes.
+        cost: What it takes.
         rates: Of the target.
+        intra_depth: The intra-depth.
         training: Whether gradients are wanted, which take two more products
             for each, and move twice as much.
 
     Returns:
         Seconds.
     """
-    cost = position_costs(problem, rates)[name]
     # What is written is read.
     moving = 2 * cost.bytes / rates.memory
     computing = gradients = cost.flops / rates.products
     if name == "convolution":
         computing = cost.flops / rates.convolutions
-        rate = rates.convolution_gradients * problem.intra_depth
+        rate = rates.convolution_gradients * intra_depth
         gradients = cost.flops / rate
     seconds = moving + computing
     if training:
@@ -308,24 +373,29 @@ def plan(
     rates = find_rates(target)
     fused = problem is not None and _can_fuse(problem, target)
     costs: dict[str, Cost] = {}
+    seconds: dict[str, float] = {}
     if problem is not None:
         costs = position_costs(problem, rates, fused)
-    seconds = {
-        name: estimate_seconds(name, problem, rates, training) for name in costs
-    }
+        seconds = {
+            name: estimate_seconds(
+                name, costs[name], rates, problem.intra_depth, training
+            )
+            for name in _allowed(problem, rates, target)
+        }
     if implementation != "auto":
         name, reason = implementation, "asked for"
     elif problem is None:
         name = "blocked"
         reason = "spatial sizes are unknown, and blocks have a known size"
     else:
-        name, second = sorted(seconds, key=seconds.__getitem__)[:2]
+        name, *others = sorted(seconds, key=seconds.__getitem__)
         reason = (
             f"{costs[name].flops / 1e9:.3g} GFLOP and "
-            f"{costs[name].bytes / 2**20:.3g} MiB of intermediate tensors, "
-            f"estimated {seconds[second] / seconds[name]:.2g} times faster "
-            f"than {second}"
+            f"{costs[name].bytes / 2**20:.3g} MiB of intermediate tensors"
         )
+        if others:
+            times = seconds[others[0]] / seconds[name]
+            reason += f", estimated {times:.2g} times faster than {others[0]}"
     options: dict[str, int | None] = {}
     if name == "query_first" and fused:
         options = {"fused": True}

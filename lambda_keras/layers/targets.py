@@ -37,6 +37,7 @@ class Target:
             )
 
 
+# Not of a thread: a strategy's replicas are traced in threads of their own.
 _given: list[dict] = []
 
 
@@ -64,12 +65,18 @@ def target(
     >>> with target("tpu"):
     ...     plan = layer.plan((8, 64, 64, 128))
     """
-    _given.append({"device": device, "jit_compile": jit_compile, "chip": chip})
+    if chip is not None and device is None:
+        raise ValueError(
+            f"`chip` needs a `device`. Received: chip={chip!r}, device=None"
+        )
+    given = {"device": device, "jit_compile": jit_compile, "chip": chip}
+    _given.append(given)
     try:
         current_target()  # Raises what is wrong before anything is traced.
         yield
     finally:
-        _given.pop()
+        # Not the last one: another thread's may have come since.
+        _given[:] = [each for each in _given if each is not given]
 
 
 def current_target() -> Target:

@@ -1,11 +1,14 @@
 """What processes of their own are told to do."""
 
+import mmap
 import os
 import runpy
 import signal
 import sys
 import time
 from pathlib import Path
+
+calls: list[int] = []
 
 
 def add(a, b):
@@ -15,6 +18,12 @@ def add(a, b):
 
 def tell_environment(names):
     return [os.environ.get(name) for name in names]
+
+
+def count():
+    """Counts its calls in this process."""
+    calls.append(os.getpid())
+    return calls
 
 
 def fail(kind, message):
@@ -54,6 +63,21 @@ def complain_and_fail():
         "ran out of memory trying to allocate 1 GB; not a failure", flush=True
     )
     raise ValueError("something else")
+
+
+def take_all_memory():
+    """Asks for memory, without using it, until it is refused."""
+    from lambda_keras.benchmark import process_memory
+
+    process_memory.limit_memory()
+    taken = []
+    most = 4 * process_memory.available_memory()
+    try:
+        while len(taken) << 30 < most:
+            taken.append(mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE))
+    except OSError:
+        print("refused")
+        raise MemoryError from None
 
 
 if __name__ == "__main__":

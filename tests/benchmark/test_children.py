@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lambda_keras.benchmark.children import OUT_OF_MEMORY
+from lambda_keras.benchmark.children import Child
 from lambda_keras.benchmark.children import ChildError
 from lambda_keras.benchmark.children import call_in_child
 from tests.benchmark import child_tasks
@@ -138,6 +139,35 @@ def test_a_child_ends_with_its_parent(tmp_path):
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     assert wait_for(lambda: not is_alive(child))
+
+
+def test_a_child_that_stays_keeps_its_state():
+    with Child() as child:
+        (first,) = child.call(f"{TASKS}:count")
+        assert child.call(f"{TASKS}:count") == [first, first]
+        assert is_alive(first)
+    assert not is_alive(first)
+
+
+def test_after_a_failure_the_next_call_has_a_new_process():
+    with Child() as child:
+        (first,) = child.call(f"{TASKS}:count")
+        with pytest.raises(ChildError, match="ValueError: wrong"):
+            child.call(f"{TASKS}:fail", kind="ValueError", message="wrong")
+        assert not is_alive(first)
+        assert child.call(f"{TASKS}:count") != [first, first]
+
+
+def test_a_child_that_waits_takes_no_time_of_the_processor():
+    def used(number):
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2]
+        return sum(map(int, fields.split()[11:13]))
+
+    with Child() as child:
+        (number,) = child.call(f"{TASKS}:count")
+        before = used(number)
+        time.sleep(0.5)
+        assert used(number) - before <= 1
 
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):

@@ -92,8 +92,8 @@ def test_what_is_counted_is_what_layers_make(row, monkeypatch):
         return call
 
     monkeypatch.setattr(keras.ops, "softmax", noted(keras.ops.softmax))
-    expand = noted(contractions.relative_embeddings)
-    monkeypatch.setattr(contractions, "relative_embeddings", expand)
+    expand = noted(contractions.score_embeddings)
+    monkeypatch.setattr(contractions, "score_embeddings", expand)
     model = build_program(ROWS[row], "layer", size=6)
     sizes.clear()  # Of building it.
     model(np.ones((2, 6, 6, LAYER_CHANNELS), "float32"))
@@ -104,7 +104,7 @@ def test_what_is_counted_is_what_layers_make(row, monkeypatch):
 
 def test_a_convolution_has_no_embeddings_of_pairs(monkeypatch):
     images = np.ones((2, 6, 6, LAYER_CHANNELS), "float32")
-    monkeypatch.setattr(contractions, "relative_embeddings", None)
+    monkeypatch.setattr(contractions, "score_embeddings", None)
     build_program(ROWS["lambda_convolution"], "layer", size=6)(images)
     with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         build_program(ROWS["lambda"], "layer", size=6)(images)

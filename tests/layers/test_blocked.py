@@ -119,6 +119,25 @@ def test_rematerialized_gradients_are_the_same(implementation):
 @pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="reads the program of JAX"
 )
+def test_what_is_rematerialized_is_not_kept():
+    import jax
+
+    layer = LambdaLayer(32, receptive_field=9, implementation="query_first")
+    layer.build((2, 16, 16, 8))
+    inputs = np.ones((2, 16, 16, 8), "float32")
+    scores = 4 * 2 * 256 * 4 * (256 + 16)
+
+    def kept(rematerialize):
+        layer.rematerialize = rematerialize
+        _, of_inputs = jax.vjp(layer, inputs)
+        return sum(each.nbytes for each in jax.tree.leaves(of_inputs))
+
+    assert kept(False) > scores > kept(True)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="reads the program of JAX"
+)
 def test_rows_at_a_time_take_less_memory():
     import jax
 

@@ -20,28 +20,64 @@ def test_a_plan_says_what_why_and_what_else():
     assert "faster than" in plan.reason
 
 
+TARGETS = [
+    Target("cpu", "tensorflow", True),
+    Target("cpu", "tensorflow", False),
+    Target("cpu", "jax", True),
+    Target("tpu", "jax", True),
+    Target("gpu", "jax", True),
+]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize(
-    ("changes", "never"),
+    "changes",
     [
-        # Embeddings of all pairs would take gigabytes.
-        (
-            {"query_shape": (128, 128), "context_shape": (128, 128)},
-            {"lambda_first", "query_first"},
-        ),
-        # As many taps as positions, twice over.
-        (
-            {
-                "query_shape": (4096,),
-                "context_shape": (4096,),
-                "taps": (4095,),
-            },
-            {"convolution"},
-        ),
+        {"query_shape": (128, 128), "context_shape": (128, 128)},
+        {"query_shape": (16384,), "context_shape": (16384,), "taps": (32767,)},
     ],
 )
-def test_what_cannot_be_right_is_not_planned(changes, never):
-    plan = planning.plan(dataclasses.replace(PROBLEM, **changes))
-    assert plan.implementation not in never
+def test_embeddings_of_all_pairs_that_take_gigabytes_are_not_planned(
+    changes, target, training
+):
+    large = dataclasses.replace(PROBLEM, **changes, batch=2)
+    plan = planning.plan(large, training, target)
+    assert plan.implementation not in {"lambda_first", "query_first"}
+
+
+def test_embeddings_of_all_pairs_may_take_less_than_scores_of_blocks():
+    # One row of blocks sees nearly all, for each of 256 examples.
+    large = planning.Problem(
+        256, (64, 64), (64, 64), (127, 127), 8, 16, 32, itemsize=4
+    )
+    plan = planning.plan(large, True, Target("tpu", "jax", True))
+    assert plan.implementation == "lambda_first"
+
+
+def test_a_convolution_with_as_many_taps_as_positions_is_not_planned():
+    global_ = dataclasses.replace(
+        PROBLEM, query_shape=(4096,), context_shape=(4096,), taps=(8191,)
+    )
+    for each in TARGETS:
+        plan = planning.plan(global_, False, each)
+        assert plan.implementation != "convolution"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_heads": 64, "value_dim": 1, "taps": (3, 3)},
+        {"num_heads": 16, "value_dim": 4, "taps": (7, 7)},
+    ],
+)
+def test_a_tpu_gets_no_convolution(changes):
+    # Its compiler takes minutes for the gradient.
+    sizes = {"query_shape": (56, 56), "context_shape": (56, 56)}
+    small = dataclasses.replace(PROBLEM, **sizes, **changes)
+    for training in (False, True):
+        plan = planning.plan(small, training, Target("tpu", "jax", True))
+        assert plan.implementation != "convolution"
 
 
 def problem(batch, size, channels, taps, intra_depth=1, itemsize=4):

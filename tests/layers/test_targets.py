@@ -48,3 +48,13 @@ def test_there_are_three_devices():
     ):
         with target("npu"):
             pass
+
+
+def test_a_chip_without_a_device_is_a_mistake():
+    with target("tpu", chip="TPU v5 lite"):
+        assert current_target().chip == "TPU v5 lite"
+    with pytest.raises(
+        ValueError, match=r"`chip` needs a `device`\. Received: chip='TPU v5"
+    ):
+        with target(chip="TPU v5 lite"):
+            pass
