@@ -1,28 +1,32 @@
 """How queries, keys, values and position embeddings are contracted.
 
-A lambda layer applies to the query of each position `n` the linear function
+A lambda layer applies to the queries of each position `n` a linear function
+of shape `(key_dim, value_dim)`:
 
-    lambda_n = sum_m (softmax_m(keys)[m] + embeddings[n, m]) values[m]^T
+    lambda_n = common + sum_m embeddings[n, m] values[m]^T
+    output_n = lambda_n^T query_n        for each head
 
-of shape `(key_dim, value_dim)`. Its first term, the content lambda, is common
-to all positions and cheap. Its second term, the position lambda, is most of
-the work, and there are several orders in which to do it:
+`common`, the same for all positions, is the content lambda
+`sum_m softmax_m(keys)[m] values[m]^T` and perhaps a bias: cheap. The sum, the
+position lambda, is most of the work, and there are several orders in which
+to do it:
 
-* `lambda_first` (the paper's listing): embeddings times values gives the
-  position lambdas, which are applied to the queries.
-* `query_first` (its dual): queries times embeddings gives scores, as in
-  attention but without a softmax, which weigh the values.
-* `convolution` (the paper's lambda convolution): the position lambdas are the
-  convolution of each value channel with the relative table.
-* `blocked`: query-first in blocks of positions, each with the part of the
-  context that the table reaches, so that a local scope is a few dense matrix
-  products and no embedding of all pairs exists; a few rows of blocks at a
-  time where there would be too many scores.
+                    order                       what it makes on the way
+    lambda_first    (embeddings values) query   embeddings nkm, lambdas bnkv
+    query_first     (query embeddings) values   embeddings nkm, scores bnhm
+    convolution     (table * values) query      lambdas bnkv
+    blocked         query_first in blocks       scores of blocks
 
-All four compute the same function of the same arguments; `planning` counts
-what each takes and picks one. Two identities make them simpler: intra-depth
-is more context positions, `m * u` of them, and so is a lambda that all
-positions have in common, with its `k` rows for values.
+`lambda_first` is the paper's listing and `query_first` its dual: scores as in
+attention, without a softmax. `convolution` is the paper's lambda convolution
+of each value channel with the relative table. `blocked` gives each block of
+positions the part of the context that the table reaches, so that a local
+scope is a few dense matrix products and no embedding of all pairs exists; it
+takes a few rows of blocks at a time where there would be too many scores.
+
+All give the same result; `planning` counts what each takes and picks one. Two
+identities keep them simple: intra-depth is more context positions, `m * u` of
+them, and so is a lambda that all positions have in common, `k` more.
 
 Letters of the einsums: b batch (a, b, c its parts), n query positions,
 m context positions, h heads, k key depth, v value depth, u intra-depth.
@@ -228,7 +232,6 @@ def blocked(
         output = weigh(
             map_of_queries, map_of_values, embeddings, starts, counts
         )
-        output = merge_blocks(output, query_shape, block)
     else:
         groups, counts = counts[0] // rows, [1, *counts[1:]]
 
@@ -256,7 +259,7 @@ def blocked(
         )
         output = ops.moveaxis(output, 0, 1)
         output = ops.reshape(output, (-1, *output.shape[3:]))
-        output = merge_blocks(output, query_shape, block)
+    output = merge_blocks(output, query_shape, block)
     output = ops.reshape(output, (-1, math.prod(query_shape), heads, value_dim))
     if common is not None:
         output = output + apply_lambda(queries, common)
@@ -380,9 +383,11 @@ def _split_batch(batch):
     """Splits a batch into what TPUs lay out well.
 
     The first product is one for each position, the second one for each
-    example. Where the batch would fill 128 lanes, the TPU compiler puts it
-    there in one and copies all scores in between; in such parts it finds a
-    layout that is good for both.
+    example. Where the batch fills lanes, the TPU compiler puts it there in
+    one of them and copies all scores in between. In parts, of 64 for the
+    scores and of 8, the rows of a register, for the values, it finds a layout
+    that is good for both: by its estimate a gradient step at 14x14 takes 2.2
+    ms on v3 in the place of 3.5.
     """
     if batch is None or batch % 64:
         return -1, 1, 1

@@ -66,8 +66,8 @@ class LambdaLayer(ContextLayer):
         implementation: How position lambdas are contracted: `"auto"`,
             `"lambda_first"`, `"query_first"`, `"convolution"` or `"blocked"`
             (see `lambda_keras.layers.contractions`). All give the same
-            result from the same weights; `"auto"` picks one from the shapes
-            (see `plan`).
+            result from the same weights; `"auto"` picks one by the shapes,
+            the engine, the device and `training` (see `plan`).
         rematerialize: Boolean. Whether position lambdas or scores are
             computed again for gradients instead of being kept from the
             forward pass: less memory for more time.

@@ -20,7 +20,6 @@ from lambda_keras.benchmark.hardware import find_hardware
 from lambda_keras.benchmark.photographs import write_photographs
 from lambda_keras.benchmark.worker import describe
 from lambda_keras.benchmark.worker import measure
-from lambda_keras.benchmark.worker import time_steps
 from lambda_keras.training.strategy import Distribution
 from tests.benchmark.models import FLOPS
 from tests.benchmark.models import LESS_SECONDS
@@ -115,21 +114,6 @@ def test_a_model_that_cannot_be_counted_has_no_flops(error, monkeypatch):
     assert figures["flops_per_image"] is None
     assert figures["flops_per_second"] is figures["peak_share"] is None
     assert figures["rates"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "steps", "count"),
-    [(0.095, 50, 10), (10.0, 7, 7), (0.001, 50, 3), (10.0, 1, 3)],
-    ids=["time is up", "enough steps", "at least some", "more than one"],
-)
-def test_when_steps_are_enough(seconds, steps, count, monkeypatch):
-    clock = itertools.count()
-    # Each step takes 10 ms, by a clock that is looked at twice.
-    monkeypatch.setattr(worker.time, "perf_counter", lambda: next(clock) * 0.01)
-    calls = []
-    times = time_steps(lambda: calls.append(1), seconds, steps)
-    assert len(times) == len(calls) == count
-    assert times == pytest.approx([0.01] * count)
 
 
 @pytest.mark.parametrize(
