@@ -147,7 +147,9 @@ def test_what_precision_costs_and_saves(name, trained, tmp_path):
         return np.mean(probabilities.argmax(axis=-1) == labels)
 
     assert accuracy(expected) > 0.9
-    tolerances = {"float32": 1e-5, "float16": 0.02, "int8": 0.2}
+    # In int8 one scale serves queries, keys and values, which are one product
+    # of kernels of different sizes: a few images of 360 move far.
+    tolerances = {"float32": 1e-5, "float16": 0.02, "int8": 0.4}
     sizes = []
     for precision in FORMATS[name].precisions:
         path = export_format(name, model, tmp_path, precision)
