@@ -1,10 +1,12 @@
 """What the commands do; each module is loaded when its command is given."""
 
+import contextlib
 import os
 import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 # The command line imports this before anything that takes long.
@@ -25,6 +27,26 @@ class CommandError(Exception):
     def __init__(self, message: object, status: int = MISTAKE):
         super().__init__(" ".join(str(message).split()))
         self.status = status
+
+
+@contextlib.contextmanager
+def resumable(directory: Path, *errors: type[BaseException]) -> Iterator[None]:
+    """Says, where a block is cut short, that the same command goes on.
+
+    Args:
+        directory: What the command goes on from.
+        *errors: What ends the block as `FAILED`.
+    """
+    again = (
+        "the same command with "
+        f"--output_dir={shlex.quote(str(directory))} goes on from there"
+    )
+    try:
+        yield
+    except errors as error:
+        raise CommandError(f"{error}; {again}", status=FAILED) from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"; {again}") from None
 
 
 def program() -> str:

@@ -1,7 +1,6 @@
 """`lambda-keras benchmark layer`: lambda layers and others, side by side."""
 
 import datetime
-import shlex
 from pathlib import Path
 
 from lambda_keras.benchmark import layer_report
@@ -14,8 +13,8 @@ from lambda_keras.benchmark.layer_comparison import LayerComparison
 from lambda_keras.benchmark.layer_comparison import describe_engines
 from lambda_keras.benchmark.layer_shapes import find_shape
 from lambda_keras.benchmark.settings import LayerBenchmark
-from lambda_keras.commands import FAILED
 from lambda_keras.commands import CommandError
+from lambda_keras.commands import resumable
 from lambda_keras.commands.progress import progress
 from lambda_keras.training.run_directory import run_directory
 
@@ -40,17 +39,8 @@ def run(settings: LayerBenchmark) -> None:
         # measures into the same directory.
         with run_directory(directory, settings):
             comparison = _prepare(settings, chosen, directory)
-            again = (
-                "the same command with "
-                f"--output_dir={shlex.quote(str(directory))} goes on from there"
-            )
-            try:
+            with resumable(directory, OSError, ChildError):
                 _run(comparison, directory)
-            except (OSError, ChildError) as error:
-                text = f"{error}; {again}"
-                raise CommandError(text, status=FAILED) from None
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(f"; {again}") from None
     except (ValueError, OSError) as error:
         raise CommandError(error) from None
 

@@ -1,7 +1,6 @@
 """`lambda-keras benchmark throughput`: images per second, side by side."""
 
 import datetime
-import shlex
 from pathlib import Path
 
 from lambda_keras.benchmark import report
@@ -20,6 +19,7 @@ from lambda_keras.benchmark.throughput import Row
 from lambda_keras.benchmark.throughput import describe
 from lambda_keras.commands import FAILED
 from lambda_keras.commands import CommandError
+from lambda_keras.commands import resumable
 from lambda_keras.commands.progress import progress
 from lambda_keras.training.run_directory import run_directory
 
@@ -50,17 +50,8 @@ def run(settings: ThroughputBenchmark) -> None:
         # measures into the same directory.
         with run_directory(directory, settings):
             comparison = _prepare(settings, models, directory)
-            again = (
-                "the same command with "
-                f"--output_dir={shlex.quote(str(directory))} goes on from there"
-            )
-            try:
+            with resumable(directory, OSError):
                 _run(comparison, settings)
-            except OSError as error:
-                text = f"{error}; {again}"
-                raise CommandError(text, status=FAILED) from None
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(f"; {again}") from None
     except (ValueError, OSError) as error:
         raise CommandError(error) from None
 

@@ -315,12 +315,12 @@ def reachable_taps(
 # Helpers
 
 # Block length along each axis, by spatial rank.
-BLOCK_SIZES = {1: 64, 2: 8, 3: 4}
+BLOCK_SIZES = 64, 8, 4
 
 
 def block_shape(taps, query_shape, block_size=None):
     """Returns the shapes of a block and of the context that it sees."""
-    block = [block_size or BLOCK_SIZES[len(taps)]] * len(taps)
+    block = [block_size or BLOCK_SIZES[len(taps) - 1]] * len(taps)
     for axis, size in enumerate(query_shape):
         if isinstance(size, int):
             block[axis] = min(block[axis], size)

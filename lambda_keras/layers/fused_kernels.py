@@ -24,6 +24,8 @@ do elsewhere. JAX is imported where it is used: other engines do without.
 import dataclasses
 import functools
 
+from lambda_keras.layers.precision import itemsize
+
 LANES = 128
 # Examples in a step of the grid: those that fill a register's rows.
 EXAMPLES = 8
@@ -71,7 +73,6 @@ class Sizes:
 def fit(sizes, memory):
     """Returns the sizes with the largest tile that fits into memory."""
     groups = -(-sizes.positions // sizes.group)
-    itemsize = 2 if sizes.dtype == "bfloat16" else 4
     for tiles in range(1, groups + 1):
         tile = -(-groups // tiles) * sizes.group
         rows = tile * sizes.heads * EXAMPLES
@@ -82,7 +83,7 @@ def fit(sizes, memory):
         # most is that of queries and table.
         numbers = rows * (2 * LANES + sizes.lanes) + context + 2 * embeddings
         fetched = embeddings + context + 2 * rows * LANES
-        needed = 4 * numbers + 2 * itemsize * fetched
+        needed = 4 * numbers + 2 * itemsize(sizes.dtype) * fetched
         # What the compiler needs besides is less than an eighth.
         if needed * 9 / 8 <= memory:
             break

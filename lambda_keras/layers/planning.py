@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from lambda_keras.layers.blocks import block_counts
+from lambda_keras.layers.contractions import BLOCK_SIZES
 from lambda_keras.layers.contractions import block_shape
 from lambda_keras.layers.fused import CHIPS
 from lambda_keras.layers.fused import supports as supports_fused
@@ -78,7 +79,7 @@ class Rates:
     convolutions: float
     convolution_gradients: float
     memory: float
-    block_sizes: tuple[int, int, int] = (64, 8, 4)
+    block_sizes: tuple[int, int, int] = BLOCK_SIZES
     block_gradients: float = 1
     score_bytes: int | None = None
     tile: tuple[int, int] = (1, 1)
@@ -169,9 +170,7 @@ def position_costs(
     """
     p = problem
     n, m = math.prod(p.query_shape), math.prod(p.context_shape) * p.intra_depth
-    block, window = block_shape(
-        p.taps, p.query_shape, rates.block_sizes[len(p.taps) - 1]
-    )
+    block, window = block_shape(p.taps, p.query_shape, _block_size(p, rates))
     reach, size = math.prod(window) * p.intra_depth, math.prod(block)
     blocks = p.batch * math.prod(block_counts(p.query_shape, block))
     heads, key_dim, value_dim = p.num_heads, p.key_dim, p.value_dim
@@ -206,6 +205,10 @@ def position_costs(
             (size, blocks, heads, reach),
         ),
     }
+
+
+def _block_size(problem, rates):
+    return rates.block_sizes[len(problem.taps) - 1]
 
 
 def _fill(shape, tile):
@@ -273,9 +276,7 @@ def _allowed(problem, rates, target):
         names.remove("convolution")
     pairs = math.prod(p.query_shape) * math.prod(p.context_shape)
     embeddings = pairs * p.key_dim * p.intra_depth * p.itemsize
-    block, window = block_shape(
-        p.taps, p.query_shape, rates.block_sizes[len(p.taps) - 1]
-    )
+    block, window = block_shape(p.taps, p.query_shape, _block_size(p, rates))
     rows, *columns = block_counts(p.query_shape, block)
     of_row = math.prod(columns) * math.prod(block) * math.prod(window)
     scores = p.batch * of_row * p.num_heads * p.intra_depth * p.itemsize
@@ -401,6 +402,8 @@ def plan(
         options = {"fused": True}
         reason += ", in one kernel"
     elif name == "blocked" and problem is not None:
-        size = rates.block_sizes[len(problem.taps) - 1]
-        options = {"block_size": size, "score_bytes": rates.score_bytes}
+        options = {
+            "block_size": _block_size(problem, rates),
+            "score_bytes": rates.score_bytes,
+        }
     return Plan(name, f"{name}: {reason}", costs, options)
