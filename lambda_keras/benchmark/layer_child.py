@@ -31,11 +31,9 @@ from lambda_keras.benchmark.layer_shapes import find_shape
 from lambda_keras.benchmark.layer_steps import LayerStep
 from lambda_keras.benchmark.layer_steps import create_keras_step
 from lambda_keras.benchmark.process_memory import available_memory
-from lambda_keras.benchmark.process_memory import forget_peak
 from lambda_keras.benchmark.process_memory import limit_memory
-from lambda_keras.benchmark.process_memory import peak_resident
+from lambda_keras.benchmark.process_memory import peak_growth
 from lambda_keras.benchmark.process_memory import release_memory
-from lambda_keras.benchmark.process_memory import return_what_is_freed
 from lambda_keras.benchmark.settings import POLICIES
 from lambda_keras.benchmark.timing import time_steps
 from lambda_keras.layers import LambdaLayer
@@ -45,7 +43,6 @@ from lambda_keras.layers.targets import target
 PROCESS, DEVICE = "process", "device"
 # Of the first, which compiles, and of a turn, whose first is a warm-up.
 _FOLLOWING, _MOST_STEPS = 2, 10_000
-_WEIGHINGS = 3
 
 # By mode: what this process measures.
 _steps: dict[str, LayerStep] = {}
@@ -159,17 +156,10 @@ def weigh(mode: str, **arguments: str) -> dict[str, Any]:
             "peak_memory_bytes": max(0, peak - before[0]),
             "peak_memory_of": DEVICE,
         }
-    return_what_is_freed()
-    peaks = []
-    for _ in range(_WEIGHINGS):
-        step.run()
-        # Threads of an engine may free a moment later.
-        time.sleep(0.05)
-        resident = forget_peak()
-        results = step.run()
-        peaks.append(peak_resident() - resident)
-        del results
-    return {"peak_memory_bytes": max(peaks), "peak_memory_of": PROCESS}
+    return {
+        "peak_memory_bytes": peak_growth(step.run),
+        "peak_memory_of": PROCESS,
+    }
 
 
 def _time(step):

@@ -8,9 +8,8 @@ import jax
 from lambda_keras.benchmark.memory_rows import ROWS
 from lambda_keras.benchmark.memory_rows import build_program
 from lambda_keras.benchmark.process_memory import available_memory
-from lambda_keras.benchmark.process_memory import forget_peak
 from lambda_keras.benchmark.process_memory import go_first
-from lambda_keras.benchmark.process_memory import peak_resident
+from lambda_keras.benchmark.process_memory import peak_growth
 from lambda_keras.benchmark.steps import batch_arrays
 from lambda_keras.benchmark.steps import batch_shapes
 from lambda_keras.benchmark.steps import compile_model
@@ -96,15 +95,19 @@ def run_program(
     if on_processor:
         _check_memory(compiled.memory_analysis())
     known = sum(array.nbytes for array in jax.tree.leaves(arguments))
-    # In the first step libraries take their work space.
-    _, state = jax.block_until_ready(compiled(*arguments))
-    if not on_processor:
-        peak = device.memory_stats()["peak_bytes_in_use"]
-        return {"peak_memory_bytes": peak, "peak_memory_of": "device"}
-    before = forget_peak()
-    jax.block_until_ready(compiled(state, examples))
-    peak = peak_resident() - before + known
-    return {"peak_memory_bytes": peak, "peak_memory_of": "process"}
+    state = step.state
+
+    def run():
+        nonlocal state
+        results, state = jax.block_until_ready(compiled(state, examples))
+        return results
+
+    if on_processor:
+        peak = known + peak_growth(run)
+        return {"peak_memory_bytes": peak, "peak_memory_of": "process"}
+    run()
+    peak = device.memory_stats()["peak_bytes_in_use"]
+    return {"peak_memory_bytes": peak, "peak_memory_of": "device"}
 
 
 def _check_memory(analysis):

@@ -4,7 +4,10 @@ import contextlib
 import ctypes
 import os
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Of mallopt, as glibc's malloc.h has them.
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
@@ -12,6 +15,7 @@ _STATUS, _MEMORY = "/proc/self/status", "/proc/meminfo"
 # The part of what is free that a process may ask for: the rest is for what
 # the system itself does meanwhile.
 _SHARE = 0.9
+_WEIGHINGS = 3
 
 
 def read_field(path: str | os.PathLike[str], field: str) -> int:
@@ -39,12 +43,34 @@ def available_memory() -> int:
     return read_field(_MEMORY, "MemAvailable")
 
 
-def peak_resident() -> int:
-    """Returns the most bytes resident since `forget_peak`."""
-    return read_field(_STATUS, "VmHWM")
+def peak_growth(run: Callable[[], Any]) -> int:
+    """Finds how many more bytes are resident at most while a function runs.
+
+    Those of its results count, what compilers, engines and earlier calls hold
+    does not.
+
+    Args:
+        run: The function. It is called more than once, first as a warm-up:
+            libraries take their work space in a first call.
+
+    Returns:
+        The largest growth of some calls: what an earlier call freed too late,
+        and a later one takes again, does not show.
+    """
+    _return_what_is_freed()
+    growths = []
+    for _ in range(_WEIGHINGS):
+        run()
+        # Threads of an engine may free a moment later.
+        time.sleep(0.05)
+        before = _forget_peak()
+        results = run()
+        growths.append(read_field(_STATUS, "VmHWM") - before)
+        del results
+    return max(growths)
 
 
-def forget_peak() -> int:
+def _forget_peak():
     """Starts the peak anew; returns how many bytes are resident now."""
     # What was freed would be used again, and not show.
     release_memory()
@@ -58,7 +84,7 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def return_what_is_freed() -> None:
+def _return_what_is_freed():
     """Has memory go back to the system as soon as it is freed.
 
     What is taken again then shows, and all that is taken takes longer.

@@ -21,13 +21,15 @@ def test_other_systems_say_that_they_cannot(tmp_path):
         process_memory.read_field(tmp_path / "status", "VmHWM")
 
 
-def test_the_peak_is_of_what_came_after_it_was_forgotten():
+def test_the_growth_is_of_what_a_call_takes_and_not_of_what_was_there():
     size = 64 << 20
-    ctypes.memset(ctypes.create_string_buffer(2 * size), 1, 2 * size)
-    before = process_memory.forget_peak()
-    ctypes.memset(ctypes.create_string_buffer(size), 1, size)
-    peak = process_memory.peak_resident() - before
-    assert size * 0.9 < peak < size * 1.5
+    before = ctypes.create_string_buffer(b"1" * (2 * size))
+
+    def take():
+        ctypes.memset(ctypes.create_string_buffer(size), 1, size)
+
+    assert size * 0.9 < process_memory.peak_growth(take) < size * 1.5
+    del before
 
 
 def test_a_limited_process_is_refused_what_the_machine_has_not():
