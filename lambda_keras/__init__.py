@@ -9,7 +9,10 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "LambdaLayer",
+    "LambdaResNet26RPT",
+    "LambdaResNet26T",
     "LambdaResNet50",
+    "LambdaResNet50TS",
     "LambdaResNet101",
     "LambdaResNet152",
     "LambdaResNet200",
@@ -19,6 +22,7 @@ __all__ = [
     "build_model",
     "layers",
     "models",
+    "weights",
 ]
 
 
@@ -38,7 +42,7 @@ def _is_command_line() -> bool:
 
 def __getattr__(name: str) -> typing.Any:
     if name in __all__:
-        for room in ("layers", "models"):
+        for room in ("layers", "models", "weights"):
             module = importlib.import_module(f"{__name__}.{room}")
             if name == room:
                 return module
@@ -50,8 +54,12 @@ def __getattr__(name: str) -> typing.Any:
 if not _is_command_line():
     from lambda_keras import layers
     from lambda_keras import models
+    from lambda_keras import weights
     from lambda_keras.layers import LambdaLayer
+    from lambda_keras.models import LambdaResNet26RPT
+    from lambda_keras.models import LambdaResNet26T
     from lambda_keras.models import LambdaResNet50
+    from lambda_keras.models import LambdaResNet50TS
     from lambda_keras.models import LambdaResNet101
     from lambda_keras.models import LambdaResNet152
     from lambda_keras.models import LambdaResNet200

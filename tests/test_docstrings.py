@@ -29,7 +29,12 @@ def test_examples(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(name)
     imported = {"np": np, "keras": keras, "dataclasses": dataclasses}
-    imported |= vars(lambda_keras.layers) | vars(lambda_keras.models)
+    for room in (
+        lambda_keras.layers,
+        lambda_keras.models,
+        lambda_keras.weights,
+    ):
+        imported |= vars(room)
     runner = doctest.DocTestRunner(
         optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     )

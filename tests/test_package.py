@@ -25,10 +25,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ROOMS = {
     "layers": set(),
     "models": {"layers"},
+    # `models` loads it when weights are asked for, and not before.
+    "weights": {"layers", "models"},
     "data": set(),
-    "training": {"layers", "models", "data"},
-    "serving": {"layers", "models", "data"},
-    "benchmark": {"layers", "models", "data", "training"},
+    "training": {"layers", "models", "weights", "data"},
+    "serving": {"layers", "models", "weights", "data"},
+    "benchmark": {"layers", "models", "weights", "data", "training"},
 }
 ALL_ROOMS = {*ROOMS, "cli", "commands"}
 
@@ -61,7 +63,12 @@ def run_python(code, **environment):
 
 @pytest.mark.parametrize(
     "module",
-    [lambda_keras, lambda_keras.layers, lambda_keras.models],
+    [
+        lambda_keras,
+        lambda_keras.layers,
+        lambda_keras.models,
+        lambda_keras.weights,
+    ],
     ids=lambda module: module.__name__,
 )
 def test_all_names_what_a_module_exports_and_nothing_else(module):
@@ -71,12 +78,17 @@ def test_all_names_what_a_module_exports_and_nothing_else(module):
         for name, value in vars(module).items()
         if not name.startswith("_") and not inspect.ismodule(value)
     }
-    rooms = {"layers", "models"} if module is lambda_keras else set()
+    is_whole = module is lambda_keras
+    rooms = {"layers", "models", "weights"} if is_whole else set()
     assert set(module.__all__) == imported | rooms
 
 
 def test_every_public_name_of_the_rooms_has_a_docstring():
-    for room in (lambda_keras.layers, lambda_keras.models):
+    for room in (
+        lambda_keras.layers,
+        lambda_keras.models,
+        lambda_keras.weights,
+    ):
         for name in room.__all__:
             value = getattr(room, name)
             if callable(value):

@@ -9,6 +9,7 @@ import sys
 import keras
 
 from lambda_keras.layers import Dropout
+from lambda_keras.layers.precision import wide_dtype
 from lambda_keras.models import MODEL_SPECS
 from lambda_keras.models import build_model
 from lambda_keras.models import get_spec
@@ -194,7 +195,7 @@ def _build_efficientnet(name, shape):
     ]
     body = keras.Model(preprocessing[-1].output, backbone.output, name="body")
     policy = keras.config.dtype_policy()
-    head_dtype = keras.backend.result_type(policy.compute_dtype, "float32")
+    head_dtype = wide_dtype(policy.compute_dtype)
     inputs = keras.Input(shape, dtype="float32", name="images")
     x = normalization_layer(IMAGENET_MEAN, IMAGENET_STD)(inputs)
     x = body(x)

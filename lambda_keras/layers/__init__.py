@@ -2,6 +2,7 @@
 
 from lambda_keras.layers.batch_norm import BatchNormalization
 from lambda_keras.layers.lambda_layer import LambdaLayer
+from lambda_keras.layers.pooling import MaxPooling2D
 from lambda_keras.layers.random import Dropout
 from lambda_keras.layers.random import SeedGenerator
 from lambda_keras.layers.random import StochasticDepth
@@ -12,6 +13,7 @@ __all__ = [
     "BatchNormalization",
     "Dropout",
     "LambdaLayer",
+    "MaxPooling2D",
     "SeedGenerator",
     "SelfAttention",
     "SqueezeExcite",

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from lambda_keras.layers.precision import wide_dtype
 from lambda_keras.layers.replicas import sum_over_replicas
 
 
@@ -112,8 +113,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _widen(self, x):
         # Half precision is too coarse for statistics.
-        is_double = self.compute_dtype == "float64"
-        return ops.cast(x, "float64" if is_double else "float32")
+        return ops.cast(x, wide_dtype(self.compute_dtype))
 
     def _sums(self, x, axes, mask=None):
         """Sums the distances from the moving mean, and their squares.

@@ -248,6 +248,8 @@ class LambdaLayer(ContextLayer):
             momentum=self.momentum,
             epsilon=self.epsilon,
             synchronized=self.synchronized,
+            # Of a file, a layer may be frozen before it has this.
+            trainable=self.trainable,
             dtype=self.dtype_policy,
             name=name,
         )

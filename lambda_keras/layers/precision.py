@@ -10,8 +10,14 @@ LOWEST = -(2.0**99)
 
 def at_least_float32(x):
     """Casts to float32, but leaves float64 as it is."""
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    return x if dtype == "float64" else ops.cast(x, "float32")
+    return ops.cast(x, wide_dtype(x.dtype))
+
+
+def wide_dtype(dtype) -> str:
+    """Returns float64 for float64, and float32 for all else."""
+    # Not `keras.backend.result_type`: on JAX it turns float64 into float32.
+    dtype = keras.backend.standardize_dtype(dtype)
+    return dtype if dtype == "float64" else "float32"
 
 
 def highest(keys, axis, keepdims=False):

@@ -92,12 +92,15 @@ class SqueezeExcite(keras.layers.Layer):
         self.reduce = keras.layers.Dense(
             self._reduced_channels(channels),
             activation=self.activation,
+            # Of a file, this layer may be frozen before it has those.
+            trainable=self.trainable,
             dtype=self.dtype_policy,
             name="reduce",
         )
         self.expand = keras.layers.Dense(
             channels,
             activation="sigmoid",
+            trainable=self.trainable,
             dtype=self.dtype_policy,
             name="expand",
         )

@@ -10,7 +10,10 @@ from lambda_keras.models.lambda_resnet import AxialAttentionResNet152
 from lambda_keras.models.lambda_resnet import GlobalAttentionResNet50
 from lambda_keras.models.lambda_resnet import GlobalAttentionResNet101
 from lambda_keras.models.lambda_resnet import GlobalAttentionResNet152
+from lambda_keras.models.lambda_resnet import LambdaResNet26RPT
+from lambda_keras.models.lambda_resnet import LambdaResNet26T
 from lambda_keras.models.lambda_resnet import LambdaResNet50
+from lambda_keras.models.lambda_resnet import LambdaResNet50TS
 from lambda_keras.models.lambda_resnet import LambdaResNet101
 from lambda_keras.models.lambda_resnet import LambdaResNet152
 from lambda_keras.models.lambda_resnet import LambdaResNet200
@@ -47,7 +50,10 @@ __all__ = [
     "GlobalAttentionResNet50",
     "GlobalAttentionResNet101",
     "GlobalAttentionResNet152",
+    "LambdaResNet26RPT",
+    "LambdaResNet26T",
     "LambdaResNet50",
+    "LambdaResNet50TS",
     "LambdaResNet101",
     "LambdaResNet152",
     "LambdaResNet200",

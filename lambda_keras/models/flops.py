@@ -15,25 +15,32 @@ _KERNEL_LAYERS = (
     keras.layers.DepthwiseConv1D,
     keras.layers.DepthwiseConv2D,
 )
+# Weights that no gradient is for: of batches, and of pixels.
+_STATISTICS = ("moving_mean", "moving_variance", "mean", "variance", "count")
 
 
 def count_parameters(model: keras.Model) -> int:
-    """Counts the trainable parameters of a model, as papers do.
+    """Counts the parameters of a model, as papers do.
 
-    `model.count_params()` adds the moving statistics of normalizations.
+    Frozen ones are among them; `model.count_params()` adds the moving
+    statistics of normalizations.
 
     Args:
         model: A model, which may have been built without allocating weights.
 
     Returns:
-        Integer. The number of trainable parameters.
+        Integer. The number of parameters.
 
     Example:
 
     >>> count_parameters(ResNet50())
     25613256
     """
-    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    return sum(
+        math.prod(weight.shape)
+        for weight in model.weights
+        if weight.trainable or weight.name not in _STATISTICS
+    )
 
 
 def count_flops(model: keras.Model) -> int:

@@ -24,8 +24,9 @@ The model normalizes its inputs itself: images go in with values from 0 to
 
 Args:
     include_top: Whether to include the classifier.
-    weights: `None` (random weights) or the path of a `.weights.h5` or
-        `.keras` file of this model. There are no hosted weights.
+    weights: `None` (random weights), `"imagenet"` for the models in
+        `lambda_keras.weights.CHECKPOINTS`, or the path of a file of this
+        model: `.weights.h5`, `.keras`, or timm's `.safetensors`.
     input_shape: The images' shape `(height, width, channels)`. Defaults to
         `({size}, {size}, 3)`; without the classifier, to
         `{headless_shape}`.
@@ -47,11 +48,15 @@ Returns:
 
 Raises:
     ValueError: If an argument is out of its range, or the weights do not fit.
+    OSError: If hosted weights cannot be downloaded.
 
 References:
     - [LambdaNetworks](https://arxiv.org/abs/2102.08602)
-    - [ResNet-RS](https://arxiv.org/abs/2103.07579)
+    - {reference}
 """
+
+_RESNET_RS = "[ResNet-RS](https://arxiv.org/abs/2103.07579)"
+_TIMM = "[timm](https://github.com/huggingface/pytorch-image-models)"
 
 _MIXERS = {
     "lambda": "a lambda layer",
@@ -73,6 +78,7 @@ def _named_model(function: Callable) -> Callable:
         spec_name=spec.name,
         parameters=spec.parameters / 1e6,
         gflops=spec.flops / 1e9,
+        reference=_RESNET_RS if spec.average_pool_shortcut else _TIMM,
     )
     signature = inspect.signature(build_model)
     function.__signature__ = signature.replace(  # type: ignore[attr-defined]
@@ -83,17 +89,28 @@ def _named_model(function: Callable) -> Callable:
 
 def _describe(spec: ModelSpec) -> str:
     depths = ", ".join(map(str, spec.depths))
-    sentence = f"A ResNet-RS with stages c2 to c5 of {depths} bottleneck blocks"
+    base = "ResNet-RS" if spec.average_pool_shortcut else "ResNet by timm"
+    sentence = f"A {base} with stages c2 to c5 of {depths} bottleneck blocks"
     if spec.mixer:
-        blocks = ", ".join(map(str, spec.mixer_blocks[2]))
+        places = "; ".join(
+            f"{_name(blocks, depth)} of c{stage}"
+            for stage, (blocks, depth) in enumerate(
+                zip(spec.mixer_blocks, spec.depths), start=2
+            )
+            if blocks
+        )
         sentence += (
-            f". In the blocks {blocks} of c4, counted from 0, and in all of "
-            f"c5, {_MIXERS[spec.mixer]} is in the place of the 3x3 convolution"
+            f". In the place of the 3x3 convolution is {_MIXERS[spec.mixer]} "
+            f"in these blocks, counted from 0: {places}"
         )
     if spec.se_ratio:
-        where = "the other blocks" if spec.mixer else "all of them"
-        sentence += f", with squeeze-and-excitation in {where}"
+        where = "The other blocks" if spec.mixer else "All of them"
+        sentence += f". {where} have squeeze-and-excitation"
     return f"{sentence}."
+
+
+def _name(blocks: tuple[int, ...], depth: int) -> str:
+    return "all" if len(blocks) == depth else ", ".join(map(str, blocks))
 
 
 @_named_model
@@ -244,3 +261,18 @@ def LocalAttentionResNet101(*args: Any, **kwargs: Any) -> keras.Model:
 @_named_model
 def LocalAttentionResNet152(*args: Any, **kwargs: Any) -> keras.Model:
     return build_model("local_attention_resnet_152", *args, **kwargs)
+
+
+@_named_model
+def LambdaResNet26T(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("lambda_resnet_26t", *args, **kwargs)
+
+
+@_named_model
+def LambdaResNet26RPT(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("lambda_resnet_26rpt", *args, **kwargs)
+
+
+@_named_model
+def LambdaResNet50TS(*args: Any, **kwargs: Any) -> keras.Model:
+    return build_model("lambda_resnet_50ts", *args, **kwargs)

@@ -1,8 +1,8 @@
 """The builder of all residual networks: convolutions, lambdas, attention."""
 
 import dataclasses
+import importlib
 import os
-import warnings
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,12 @@ import keras
 from lambda_keras.layers import BatchNormalization
 from lambda_keras.layers import Dropout
 from lambda_keras.layers import LambdaLayer
+from lambda_keras.layers import MaxPooling2D
 from lambda_keras.layers import SelfAttention
 from lambda_keras.layers import SqueezeExcite
 from lambda_keras.layers import StochasticDepth
 from lambda_keras.layers.contractions import check_implementation
+from lambda_keras.layers.precision import wide_dtype
 from lambda_keras.models.imagenet import normalization_layer
 from lambda_keras.models.specs import ModelSpec
 from lambda_keras.models.specs import get_spec
@@ -47,9 +49,12 @@ def build_model(
     Args:
         spec: The name of a model, or a `ModelSpec`.
         include_top: Whether to include the classifier.
-        weights: `None` (random weights) or the path of a `.weights.h5` or
-            `.keras` file that a model of the same arguments was saved to.
-            There are no hosted weights.
+        weights: `None` (random weights), `"imagenet"` for the models in
+            `lambda_keras.weights.CHECKPOINTS`, or the path of a file of the
+            same architecture: `.weights.h5`, `.keras`, or timm's
+            `.safetensors`. With another number of classes the classifier
+            starts anew. Tables of global receptive fields are resampled for
+            images of another size, with a `UserWarning`.
         input_shape: The images' shape `(height, width, channels)`. Defaults
             to the spec's image size with the classifier and to unknown
             height and width without it, unless the weights depend on them.
@@ -84,6 +89,7 @@ def build_model(
     Raises:
         ValueError: If an argument is out of its range, or the weights do not
             fit.
+        OSError: If hosted weights cannot be downloaded.
 
     Example:
 
@@ -109,13 +115,14 @@ def build_model(
         )
     check_implementation(implementation)
     _check_head(pooling, classes, classifier_activation)
-    _check_weights(weights)
+    if weights is not None:
+        _weights_room().check_weights(weights, spec)
     input_shape = _standardize_input_shape(
         spec, input_shape, include_top, include_preprocessing
     )
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     # A sum over 1,000 classes needs more bits than half precision has.
-    head_dtype = keras.backend.result_type(policy.compute_dtype, "float32")
+    head_dtype = wide_dtype(policy.compute_dtype)
 
     inputs = keras.Input(input_shape, name="images")
     x = inputs
@@ -144,8 +151,13 @@ def build_model(
     # `compile` looks here to see whether float16 needs the loss scaled.
     model.dtype_policy = policy
     if weights is not None:
-        _load_weights(model, weights)
+        _weights_room().load_weights(model, spec, weights)
     return model
+
+
+def _weights_room():
+    """Returns `lambda_keras.weights`, which itself is built on this room."""
+    return importlib.import_module("lambda_keras.weights")
 
 
 class _Backbone:
@@ -178,19 +190,14 @@ class _Backbone:
             x = self.norm(x, f"{name}_norm")
             x = self.activation(x, f"{name}_activation")
         if self.spec.max_pool:
-            # Zeros are as good as minus infinity beside what an activation
-            # let through, for one that is nowhere negative.
-            x = self.pad(x, 1, "stem_pool_pad")
-            x = keras.layers.MaxPooling2D(
-                3, 2, dtype=self.policy, name="stem_pool"
-            )(x)
+            x = MaxPooling2D(3, 2, dtype=self.policy, name="stem_pool")(x)
         return x
 
     def block(self, x, stage, index):
         """Adds a bottleneck block.
 
         A mixing layer sees the block's input resolution and is followed by
-        the stride, as a 3x3 average pool, and then by normalization and
+        the stride, as an average pool, and then by normalization and
         activation, like the convolution in whose place it stands.
         """
         spec = self.spec
@@ -260,10 +267,18 @@ class _Backbone:
         )
         x = layer(x)
         if stride > 1:
-            # The padding counts in the mean, as it does in the public ports.
-            x = self.pad(x, 1, f"{name}_pad")
+            size = self.spec.mixer_pool_size
+            if size > stride:
+                # The padding counts in the mean, as in the public ports.
+                x = self.pad(x, size // 2, f"{name}_pad")
             x = keras.layers.AveragePooling2D(
-                3, stride, dtype=self.policy, name=f"{name}_pool"
+                size,
+                stride,
+                # "same" averages what there is at the end of an odd size,
+                # where timm's models fail.
+                padding="valid" if size > stride else "same",
+                dtype=self.policy,
+                name=f"{name}_pool",
             )(x)
         return x
 
@@ -333,6 +348,7 @@ def mixing_layer(
             key_dim=spec.key_dim,
             intra_depth=spec.intra_depth,
             receptive_field=spec.receptive_field,
+            position_bias=spec.position_bias,
             implementation=implementation,
             epsilon=spec.epsilon,
             momentum=spec.momentum,
@@ -368,44 +384,6 @@ def _check_head(pooling, classes, classifier_activation):
         raise ValueError(
             "`classifier_activation` must be None or an activation of Keras. "
             f"Received: classifier_activation={classifier_activation!r}"
-        ) from error
-
-
-def _check_weights(weights):
-    if weights is None:
-        return
-    path = os.fspath(weights)
-    if path == "imagenet":
-        raise ValueError(
-            "There are no hosted weights for this model: `weights` must be "
-            "None or the path of a file. Received: weights='imagenet'"
-        )
-    if not path.endswith((".weights.h5", ".keras")):
-        raise ValueError(
-            "`weights` must be None or the path of a `.weights.h5` or "
-            f"`.keras` file. Received: weights={path!r}"
-        )
-    # Keras fetches remote files itself.
-    if "://" not in path and not os.path.isfile(path):
-        raise ValueError(
-            "`weights` must be the path of a file that exists. "
-            f"Received: weights={path!r}"
-        )
-
-
-def _load_weights(model, weights):
-    try:
-        with warnings.catch_warnings():
-            # Keras only warns of some layers that the file does not have.
-            warnings.simplefilter("error", UserWarning)
-            model.load_weights(weights)
-    except (ValueError, UserWarning) as error:
-        raise ValueError(
-            f"The file does not hold weights of `{model.name}` with output "
-            f"shape {model.output.shape} and {model.count_params():,} "
-            "numbers: `include_top`, `classes`, `width` and the spec must be "
-            f"those it was saved with ({str(error).splitlines()[0]}). "
-            f"Received: weights={os.fspath(weights)!r}"
         ) from error
 
 

@@ -18,6 +18,10 @@ MIXERS = ("lambda", "global_attention", "axial_attention", "local_attention")
 _RESNET_STEM = ((1, 7, 2),)
 _RESNET_RS_STEM = ((0.5, 3, 2), (0.5, 3, 1), (1, 3, 1), (1, 3, 2))
 _TINY_STEM = ((1, 3, 1),)
+# timm's "tiered" stem: 24, 32 and 64 filters.
+_TIERED_STEM = ((0.375, 3, 2), (0.5, 3, 1), (1, 3, 1))
+
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,11 @@ class ModelSpec:
         receptive_field: The window of a lambda layer's position lambdas or of
             local self-attention, `None` for global. 23 is the paper's default
             for lambda layers, 7 that of local self-attention.
+        position_bias: Whether position lambdas have a learned bias, as those
+            of timm's local lambda layers have.
+        mixer_pool_size: The height and width of the average pool after a
+            mixing layer with a stride: 3, padded by 1, as in the public ports
+            of the paper's models, or the stride, not padded, as in timm's.
         se_ratio: The bottleneck ratio of squeeze-and-excitation at the end of
             the convolutional blocks; 0 leaves it out. 0.25 as in ResNet-RS.
             The paper's table at 350 epochs has no such layer in the models
@@ -89,6 +98,10 @@ class ModelSpec:
         mean: The mean of each channel that preprocessing subtracts, with
             pixels scaled to 0-1.
         std: The standard deviation that it divides by.
+        crop: The part of the shorter side of a photograph that evaluation
+            shows; `None` is `image_size / (image_size + 32)`, at least 7/8.
+        interpolation: How evaluation resizes a photograph: `"bilinear"` or
+            `"bicubic"`, the latter with a filter against aliasing.
         parameters: The number of parameters, with 1,000 classes and `mean`'s
             channels, moving statistics not counted.
         flops: The floating point operations for an image of the default size,
@@ -119,6 +132,8 @@ class ModelSpec:
     key_dim: int | None = 16
     intra_depth: int = 1
     receptive_field: int | None = 23
+    position_bias: bool = False
+    mixer_pool_size: int = 3
     se_ratio: float = 0.0
     activation: str = "relu"
     epsilon: float = 1e-5
@@ -128,6 +143,8 @@ class ModelSpec:
     image_size: int = 224
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    crop: float | None = None
+    interpolation: str = "bilinear"
     parameters: int | None = None
     flops: int | None = None
     paper: tuple[PaperRow, ...] = ()
@@ -169,6 +186,21 @@ class ModelSpec:
                     f"`{name}` must be at least 0 and less than 1. "
                     f"Received: {name}={getattr(self, name)}"
                 )
+        if self.crop is not None and not 0 < self.crop <= 1:
+            raise ValueError(
+                "`crop` must be None or above 0 and at most 1. "
+                f"Received: crop={self.crop}"
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"`interpolation` must be one of {INTERPOLATIONS}. "
+                f"Received: interpolation={self.interpolation!r}"
+            )
+        if self.mixer_pool_size not in (2, 3):
+            raise ValueError(
+                "`mixer_pool_size` must be 2 or 3. "
+                f"Received: mixer_pool_size={self.mixer_pool_size}"
+            )
         if len(self.mean) != len(self.std):
             raise ValueError(
                 "`mean` and `std` must have one entry for each channel. "
@@ -231,6 +263,7 @@ def _key(name: str) -> str:
 
 
 _DEPTHS = {
+    26: (2, 2, 2, 2),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
@@ -316,6 +349,25 @@ def _resnet_v1(name: str, stages: str = "cccc", **fields: Any) -> ModelSpec:
     )
 
 
+def _timm(name: str, depth: int, **fields: Any) -> ModelSpec:
+    """A model that timm has weights of, which follows no table of the paper.
+
+    Source: `timm/models/byoanet.py`, version 1.0.31.
+    """
+    return _spec(
+        name,
+        depths=_DEPTHS[depth],
+        stem=_TIERED_STEM,
+        max_pool=True,
+        average_pool_shortcut=False,
+        mixer="lambda",
+        mixer_pool_size=2,
+        image_size=256,
+        interpolation="bicubic",
+        **fields,
+    )
+
+
 def _tiny(name: str, **fields: Any) -> ModelSpec:
     """A model for the 8x8 scanned digits, in grey levels from 0 to 255."""
     return _spec(
@@ -344,7 +396,7 @@ def _spec(name: str, **fields: Any) -> ModelSpec:
 
 def _all_specs() -> list[ModelSpec]:
     specs = []
-    for depth in _DEPTHS:
+    for depth in _IMAGE_SIZES:
         name = f"resnet_{depth}"
         specs += [
             _lambda_resnet(f"lambda_{name}", depth, se_ratio=0.25),
@@ -393,6 +445,26 @@ def _all_specs() -> list[ModelSpec]:
     specs += [
         _resnet_v1(f"{mixer}_resnet_v1_50", "llll", mixer=mixer, **fields)
         for mixer, fields in _ATTENTION.items()
+    ]
+    local: dict[str, Any] = {"receptive_field": 9, "position_bias": True}
+    in_26 = ((), (), (1,), (0, 1))
+    specs += [
+        _timm("lambda_resnet_26t", 26, mixer_blocks=in_26, crop=0.94, **local),
+        _timm(
+            "lambda_resnet_26rpt",
+            26,
+            mixer_blocks=in_26,
+            crop=0.94,
+            receptive_field=None,
+        ),
+        _timm(
+            "lambda_resnet_50ts",
+            50,
+            mixer_blocks=((), (3,), (1, 3, 5), (1,)),
+            crop=0.95,
+            activation="silu",
+            **local,
+        ),
     ]
     last_stages = ((), (), (0,), (0,))
     specs += [

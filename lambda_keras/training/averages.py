@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from lambda_keras.layers.precision import wide_dtype
 from lambda_keras.training.checkpoints import to_host
 
 
@@ -156,9 +157,7 @@ class WeightAverages(keras.callbacks.Callback):
         ]
         self._averages = [
             # In half precision, small changes would be lost.
-            self._make_variable(
-                weight, keras.backend.result_type(weight.dtype, "float32")
-            )
+            self._make_variable(weight, wide_dtype(weight.dtype))
             for weight in self._weights
         ]
 

@@ -84,9 +84,12 @@ def test_shapes_follow_the_arguments(
         ({"input_shape": (32, 32, None)}, "known number of channels"),
         ({"input_shape": (32, 32, 1)}, "normalizes 3 channels.*32, 32, 1"),
         ({"input_shape": (31, 32, 3)}, "at least 32x32.*31, 32, 3"),
-        ({"weights": "imagenet"}, "no hosted weights.*weights='imagenet'"),
+        (
+            {"weights": "imagenet"},
+            "these models: lambda_resnet_26t.*'imagenet'",
+        ),
         ({"weights": "gone.weights.h5"}, "exists.*gone.weights.h5"),
-        ({"weights": "weights.pth"}, "`.keras` file.*weights.pth"),
+        ({"weights": "weights.pth"}, "or .keras file. .*weights='weights.pth'"),
         ({"drop_path_rate": 1.0}, "less than 1.*drop_path_rate=1.0"),
         ({"dropout_rate": -1}, "at least 0.*dropout_rate=-1"),
         ({"implementation": "fast"}, "must be one of.*'fast'"),
@@ -253,10 +256,26 @@ def test_weights_are_read_from_a_file(suffix, tmp_path):
         loaded.get_weights(), model.get_weights(), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
-    with pytest.raises(
-        ValueError, match=r"`lambda_resnet_50` with output shape \(None, 11\)"
+
+
+def test_a_classifier_of_other_classes_starts_anew_and_says_so(tmp_path):
+    path = tmp_path / "model.keras"
+    model = wake(build_model(SMALL, classes=10))
+    model.save(path)
+    with pytest.warns(UserWarning, match="keeps its random weights"):
+        other = build_model(SMALL, classes=11, weights=path)
+    backbone = build_model(SMALL, include_top=False, weights=path)
+    for ours, theirs in zip(
+        other.get_weights()[:-2], backbone.get_weights(), strict=True
     ):
-        build_model(SMALL, classes=11, weights=path)
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    path = tmp_path / "model.weights.h5"
+    build_model(SMALL, classes=10).save_weights(path)
+    with pytest.raises(ValueError, match="does not hold weights of `resnet_50"):
+        build_model("resnet_50", width=8, classes=10, weights=path)
 
 
 FUNCTIONS = [name for name in lambda_keras.models.__all__ if "ResNet" in name]

@@ -4,6 +4,7 @@ import pytest
 from lambda_keras.layers import LambdaLayer
 from lambda_keras.models import build_model
 from lambda_keras.models import count_flops
+from lambda_keras.models import count_parameters
 
 layers = keras.layers
 
@@ -35,6 +36,22 @@ def test_models_inside_models_are_counted():
     inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Dense(7)])
     outer = keras.Sequential([keras.Input((8, 8, 3)), inner, layers.Dense(1)])
     assert count_flops(outer) == 2 * 3 * 7 * 64 + 2 * 7 * 64
+
+
+def test_parameters_count_whether_they_are_frozen_or_not():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Normalization(),
+            layers.Conv2D(5, 3),
+            layers.BatchNormalization(),
+        ]
+    )
+    expected = 27 * 5 + 5 + 2 * 5
+    assert count_parameters(model) == expected
+    assert model.count_params() > expected
+    model.trainable = False
+    assert count_parameters(model) == expected
 
 
 def test_what_cannot_be_counted_is_refused():

@@ -77,6 +77,19 @@ def test_a_lambda_resnet_mixes_in_some_of_c4_and_all_of_c5(depth, in_c4):
 
 
 @pytest.mark.parametrize(
+    "name, parameters",
+    # As timm 1.0.31 counts them, which has weights of these models.
+    [
+        ("LambdaResNet26T", 10_958_272),
+        ("LambdaResNet26RPT", 10_988_688),
+        ("LambdaResNet50TS", 21_536_832),
+    ],
+)
+def test_models_with_public_weights_have_as_many_parameters(name, parameters):
+    assert get_spec(name).parameters == parameters
+
+
+@pytest.mark.parametrize(
     "name", ["lambda_resnet_152", "LambdaResNet152", "lambdaresnet_152"]
 )
 def test_case_and_underscores_do_not_matter_in_a_name(name):
@@ -108,6 +121,10 @@ def test_stochastic_depth_grows_by_stage():
         ({"num_heads": 512}, "multiple of `num_heads`.*num_heads=512"),
         ({"drop_path_rate": 1.0}, "less than 1.*drop_path_rate=1.0"),
         ({"dropout_rate": -0.1}, "at least 0.*dropout_rate=-0.1"),
+        ({"crop": 0}, "`crop` must be None or above 0.*crop=0"),
+        ({"crop": 1.1}, "at most 1. Received: crop=1.1"),
+        ({"interpolation": "nearest"}, "one of .*interpolation='nearest'"),
+        ({"mixer_pool_size": 4}, "must be 2 or 3. .*mixer_pool_size=4"),
         ({"mean": (0.5,)}, "one entry for each channel.*mean="),
     ],
 )

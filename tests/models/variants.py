@@ -10,7 +10,8 @@ from lambda_keras.models import ModelSpec
 
 # Width 16 is the least that the specs with 16 heads divide.
 WIDTH = 16
-# At stride 32 one position is left, four where c5's first block mixes.
+# At stride 32 one position is left, four where c5's first block mixes. Keys
+# of one position have no gradient: their softmax is 1.
 SIZE = 32
 
 
@@ -24,12 +25,13 @@ def shallow(spec: ModelSpec) -> ModelSpec:
         some = 0 < len(blocks) < depth
         depths.append(2 if some else 1)
         mixer_blocks.append((1,) if some else blocks[:1])
+    size = 2 * SIZE if mixer_blocks[-1] == (1,) else SIZE
     return dataclasses.replace(
         spec,
         depths=tuple(depths),
         mixer_blocks=tuple(mixer_blocks),
         width=WIDTH,
-        image_size=min(spec.image_size, SIZE),
+        image_size=min(spec.image_size, size),
         drop_path_rate=0.1,
         dropout_rate=0.1,
         parameters=None,
@@ -55,6 +57,7 @@ REPRESENTATIVES = (
     "axial_attention_resnet_50",
     "local_attention_resnet_50",
     "se_resnet_v1_50",
+    "lambda_resnet_50ts",
     "attention_tiny",
 )
 
