@@ -37,6 +37,7 @@ from lambda_keras.training.recipe import Devices
 from lambda_keras.training.recipe import Recipe
 from lambda_keras.training.recipes import RECIPES
 from lambda_keras.training.recipes import find_recipe
+from lambda_keras.training.settings import ConvertSettings
 from lambda_keras.training.settings import EvaluateSettings
 from lambda_keras.training.settings import PseudoLabelSettings
 
@@ -105,6 +106,14 @@ COMMANDS = {
         extra="tf",
         engines=("tensorflow", "jax"),
     ),
+    "convert": Command(
+        summary="Turns timm's weights into Keras models, and back.",
+        module="lambda_keras.commands.convert",
+        settings=ConvertSettings,
+        packages=("safetensors",),
+        extra="weights",
+        engines=("tensorflow", "jax"),
+    ),
     "export": Command(
         summary="Turns a trained model into what servers run.",
         module="lambda_keras.commands.export",
@@ -113,7 +122,7 @@ COMMANDS = {
         extra="export",
     ),
     "predict": Command(
-        summary="Labels image files with an exported model.",
+        summary="Labels image files with a trained model.",
         module="lambda_keras.commands.predict",
         settings=PredictSettings,
         packages=("tensorflow",),
@@ -223,15 +232,18 @@ def parse(
         _, *rest = values([prefix, *arguments])
     except flags.Error as error:
         raise CommandError(error) from None
-    if rest:
+    positional = _positional(command)
+    if rest and positional is None:
         raise CommandError(
             f"expected flags as --name=value. Received: {' '.join(rest)}"
         )
     given = {
-        field.name: values[field.name].value
+        field.name: values[_flag(field)].value
         for field in dataclasses.fields(command.settings)
-        if values[field.name].present
+        if field is not positional and values[_flag(field)].present
     }
+    if rest:
+        given[positional.name] = tuple(rest)
     try:
         if command.settings is not Recipe:
             return command.settings(**given)
@@ -266,6 +278,19 @@ def _fields(command: Command) -> list[dataclasses.Field]:
     return sorted(fields, key=lambda field: field.name in devices)
 
 
+def _positional(command: Command) -> dataclasses.Field | None:
+    """Returns the field that takes the arguments that are no flags."""
+    for field in dataclasses.fields(command.settings):
+        if field.metadata["positional"]:
+            return field
+    return None
+
+
+def _flag(field: dataclasses.Field) -> str:
+    """Returns the name of a field's flag: `from_` is one, `from` cannot be."""
+    return field.name.removesuffix("_")
+
+
 def _define_flags(command: Command) -> flags.FlagValues:
     values = flags.FlagValues()
     # Flags may stand after anything, and nothing else is accepted.
@@ -277,10 +302,12 @@ def _define_flags(command: Command) -> flags.FlagValues:
         bool: flags.DEFINE_bool,
     }
     for field in _fields(command):
+        if field.metadata["positional"]:
+            continue
         # `str | None` is a string without a default.
         kinds = typing.get_args(field.type) or (field.type,)
         define[kinds[0]](
-            field.name,
+            _flag(field),
             field.default,
             field.metadata["help"],
             flag_values=values,
@@ -378,15 +405,19 @@ def _overview() -> str:
 
 
 def _command_help(name: str, command: Command) -> str:
-    lines = [
-        command.summary,
-        "",
-        f"Usage: {PROGRAM} {name} [--flag=value ...]",
-        "",
-    ]
+    positional = _positional(command)
+    usage = f"Usage: {PROGRAM} {name} [--flag=value ...]"
+    if positional is not None:
+        usage += f" [{positional.metadata['positional']} ...]"
+    lines = [command.summary, "", usage, ""]
     for field in _fields(command):
         default = "" if field.default is None else f"={field.default}"
-        lines.append(f"  --{field.name}{default}")
+        is_flag = field is not positional
+        lines.append(
+            f"  --{_flag(field)}{default}"
+            if is_flag
+            else f"  {field.metadata['positional']} ..."
+        )
         lines += textwrap.wrap(
             field.metadata["help"],
             width=79,

@@ -12,6 +12,7 @@ def setting(
     *,
     expects: str = "",
     valid: Callable[[Any], bool] | None = None,
+    positional: str = "",
 ) -> Any:
     """Declares one field of a settings class.
 
@@ -21,13 +22,20 @@ def setting(
         help: A sentence for `--help`.
         expects: The allowed values in words, for the error.
         valid: Function that is true of the allowed values.
+        positional: What the arguments that are no flags are called, for a
+            field that takes a tuple of them; empty for a flag.
 
     Returns:
         A `dataclasses.field`.
     """
     return dataclasses.field(
         default=default,
-        metadata={"help": help, "expects": expects, "valid": valid},
+        metadata={
+            "help": help,
+            "expects": expects,
+            "valid": valid,
+            "positional": positional,
+        },
     )
 
 

@@ -234,6 +234,12 @@ class Settings:
     count: int = setting(1, "A count.")
     share: float = setting(0.5, "A share.")
     fast: bool = setting(False, "Whether.")
+    from_: str = setting("here", "Where from.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SettingsOfFiles(Settings):
+    files: tuple[str, ...] = setting((), "Some files.", positional="FILE")
 
 
 @pytest.mark.parametrize(
@@ -243,11 +249,39 @@ class Settings:
         (["--name=a", "--count=2"], Settings(name="a", count=2)),
         (["--share", "1e-3", "--fast"], Settings(share=1e-3, fast=True)),
         (["--fast=true"], Settings(fast=True)),
+        # A word of Python's own is a field with an underscore behind it.
+        (["--from=there"], Settings(from_="there")),
     ],
 )
 def test_each_field_of_the_settings_is_a_flag(arguments, expected):
     command = cli.Command("Tests.", "none", Settings, (), "test")
     assert cli.parse(command, "test", arguments) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        ([], ()),
+        (["a.jpg"], ("a.jpg",)),
+        # Flags may stand between, and what follows -- may look like one.
+        (["a.jpg", "--count=1", "b c.jpg"], ("a.jpg", "b c.jpg")),
+        (["--", "--count=2"], ("--count=2",)),
+    ],
+)
+def test_arguments_that_are_no_flags_go_to_one_field(arguments, files):
+    command = cli.Command("Tests.", "none", SettingsOfFiles, (), "test")
+    assert cli.parse(command, "test", arguments) == SettingsOfFiles(files=files)
+
+
+def test_help_says_which_arguments_are_no_flags(capsys, monkeypatch):
+    command = cli.Command("Tests.", "none", SettingsOfFiles, (), "test")
+    monkeypatch.setitem(cli.COMMANDS, "try", command)
+    cli.main(["try", "--help"])
+    printed = capsys.readouterr().out
+    assert "Usage: lambda-keras try [--flag=value ...] [FILE ...]" in printed
+    assert "  FILE ...\n      Some files." in printed
+    assert "--files" not in printed
+    assert "  --from=here\n      Where from." in printed
 
 
 def test_standard_error_is_held_back_unless_the_block_fails(capfd):

@@ -11,7 +11,6 @@ from lambda_keras.commands import program
 from lambda_keras.commands.progress import progress
 from lambda_keras.data.bad_images import BadImages
 from lambda_keras.data.crop import CENTER
-from lambda_keras.data.crop import WHOLE
 from lambda_keras.data.dataset import RecordSplit
 from lambda_keras.data.dataset import Split
 from lambda_keras.data.pipeline import load_examples
@@ -25,7 +24,8 @@ from lambda_keras.serving.export import DESCRIPTION
 from lambda_keras.serving.export import export_version
 from lambda_keras.serving.formats import FORMATS
 from lambda_keras.serving.formats import FormatError
-from lambda_keras.serving.images import RequestPreprocessing
+from lambda_keras.serving.images import AUTO
+from lambda_keras.serving.images import choose_preprocessing
 from lambda_keras.serving.resizing import resize_model
 from lambda_keras.serving.saved_model import SavedModelError
 from lambda_keras.serving.settings import ExportSettings
@@ -34,6 +34,7 @@ from lambda_keras.serving.signatures import IMAGES
 from lambda_keras.serving.signatures import UINT8_IMAGES
 from lambda_keras.serving.signatures import check_classifier
 from lambda_keras.serving.versions import SAVED_MODEL_FILE
+from lambda_keras.training.model_files import FILES
 from lambda_keras.training.model_files import expand
 from lambda_keras.training.model_files import find_model
 from lambda_keras.training.model_files import load_model
@@ -58,7 +59,7 @@ def run(settings: ExportSettings) -> None:
         path = find_model(settings.model, settings.architecture)
         trained = find_run(path)
         split, class_names = _load_split(settings, trained)
-        model, known_names = _load_model(settings, path, split, class_names)
+        model, known_names = _load_model(settings, path, split)
         class_names = _choose_names(settings, model, known_names, class_names)
         preprocessing = _choose_preprocessing(settings, model, trained)
         if settings.dynamic_size:
@@ -103,21 +104,20 @@ def _load_split(settings, run):
     return load_split(name, settings.split, data_dir=data_dir)
 
 
-def _load_model(settings, path, split, class_names):
+def _load_model(settings, path, split):
     if path.is_dir():
         raise ValueError(
             "`model` must be what a SavedModel can be made from: a run "
-            "directory, or a file that ends in .keras, .npz or .weights.h5. "
-            f"Received: model={path}"
+            f"directory, or a file that ends in {', '.join(FILES[:-1])} or "
+            f"{FILES[-1]}. Received: model={path}"
         )
     size = settings.image_size
-    image_shape = (None, None, None)  # Other files say it.
+    channels = None  # Other files say it.
     if settings.architecture is not None:
-        image_shape = (size, size, _count_channels(settings, split))
+        channels = _count_channels(settings, split)
     model, known_names = load_model(
         path,
-        image_shape,
-        len(class_names),
+        (size, size, channels),
         architecture=settings.architecture,
         raw_weights=settings.raw_weights,
     )
@@ -151,26 +151,20 @@ def _choose_names(settings, model, of_model, of_images):
 
 
 def _choose_preprocessing(settings, model, trained):
-    height, width, channels = model.input_shape[1:]
-    if None in (height, width):
+    if None in model.input_shape[1:]:
         raise ValueError(
             "`image_size` must be given for a model that takes images of any "
             f"size. Received: model={settings.model}, image_size=None"
         )
     crop = settings.crop
-    if crop == "auto" and trained:
+    if crop == AUTO and trained:
         crop = trained.crop
         if crop is None:
             raise ValueError(
                 "`crop` must be center or whole for a run on "
                 f"{trained.dataset} that has not ended. Received: crop=auto"
             )
-    elif crop == "auto":
-        # Photographs have three channels, and scans mostly one.
-        crop = CENTER if channels == 3 and height == width else WHOLE
-    return RequestPreprocessing(
-        (height, width, channels), crop, settings.max_pixels
-    )
+    return choose_preprocessing(model, crop, max_pixels=settings.max_pixels)
 
 
 def _load_images(settings, split, model, preprocessing):
@@ -186,7 +180,11 @@ def _load_images(settings, split, model, preprocessing):
     is_encoded = not isinstance(part, Split)
     examples = load_examples(
         part,
-        Preprocessing(image_size=shape[0] if is_encoded else None),
+        Preprocessing(
+            image_size=shape[0] if is_encoded else None,
+            crop=preprocessing.part,
+            interpolation=preprocessing.interpolation,
+        ),
         CHECK_BATCH_SIZE,
         model.output_shape[-1],
         bad_images=BadImages(len(part), max_share=1.0),
@@ -207,6 +205,15 @@ def _sample(split, count):
     return split.take(np.linspace(0, len(split) - 1, count).astype(int))
 
 
+def _describe_crop(preprocessing):
+    if preprocessing.part is None:
+        return f"the {preprocessing.crop}"
+    return (
+        f"the {CENTER}, {preprocessing.part:g} of the shorter side, "
+        f"{preprocessing.interpolation}"
+    )
+
+
 def _print(settings, model, class_names, preprocessing, version, reports):
     kept = sum(path.stat().st_size for path in version.rglob("*"))
     lines = [
@@ -223,8 +230,8 @@ def _print(settings, model, class_names, preprocessing, version, reports):
     height, width, _ = preprocessing.image_shape
     lines += [
         "",
-        f"Of an encoded image it takes the {preprocessing.crop}, resized to "
-        f"{height}x{width}.",
+        f"Of an encoded image it takes {_describe_crop(preprocessing)}, "
+        f"resized to {height}x{width}.",
         *(
             []
             if class_names

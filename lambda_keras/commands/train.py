@@ -94,7 +94,8 @@ def _run(recipe):
             # One process of several writes; all of them read.
             if prepared.distribution.is_chief:
                 stack.enter_context(run_directory(directory, recipe))
-        except (ValueError, OSError) as error:
+        # The last of these says what to install for `recipe.weights`.
+        except (ValueError, OSError, ImportError) as error:
             raise CommandError(error) from None
         # From here on an error is no mistake in the arguments.
         try:
@@ -211,6 +212,11 @@ def _announce(prepared):
     if recipe.weights:
         fresh = ", ".join(prepared.fresh) or "nothing"
         print(f"Starts from {recipe.weights}; {fresh} starts anew.")
+    if prepared.frozen_parameters:
+        print(
+            f"{prepared.frozen_parameters:,} parameters are frozen, and with "
+            "them the statistics of batch normalization: the backbone."
+        )
     if prepared.distribution.name not in ("none", "auto"):
         print(f"On {prepared.distribution.describe()}.")
     print()
@@ -282,6 +288,8 @@ def _report(
         "crop": CENTER if prepared.preprocessing.image_size else WHOLE,
         "bad_images": sum(map(len, prepared.bad_names().values())),
         "parameters": count_parameters(fitted.model),
+        "frozen_parameters": prepared.frozen_parameters,
+        "fresh_layers": list(prepared.fresh),
         "seconds": {"fit": round(record.seconds, 1)},
         "images_per_second_per_device": speed and round(speed, 1),
         "resumed": record.resumed,

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from lambda_keras.data.crop import KERNELS
+from lambda_keras.data.crop import check_interpolation
 from lambda_keras.data.crop import decode_center_crop
 from lambda_keras.data.crop import decode_random_crop
 from lambda_keras.data.dataset import Affine
@@ -58,9 +60,23 @@ class Preprocessing(Settings):
     affine: Affine | None = setting(  # noqa: RUF009
         None, "Random shifts, rotations and the like of arrays."
     )
+    crop: float | None = setting(
+        None,
+        "The part of the shorter side that evaluation shows, as timm and "
+        "torchvision crop; None is the rule of `decode_center_crop`.",
+        expects="above 0 and at most 1",
+        valid=lambda value: 0 < value <= 1,
+    )
+    interpolation: str = choice(
+        "bilinear", "Of evaluation with a `crop`.", tuple(KERNELS)
+    )
     dtype: str = choice(
         "float32", "Of the batches of images.", ("float32", "bfloat16")
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_interpolation(self.crop, self.interpolation)
 
 
 def decode_training_image(
@@ -116,7 +132,12 @@ def decode_evaluation_image(
     Returns:
         A uint8 tensor `(image_size, image_size, 3)`.
     """
-    return decode_center_crop(encoded, _check_size(preprocessing))
+    return decode_center_crop(
+        encoded,
+        _check_size(preprocessing),
+        crop=preprocessing.crop,
+        interpolation=preprocessing.interpolation,
+    )
 
 
 def _check_size(preprocessing):

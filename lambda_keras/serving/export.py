@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import os
 import shutil
@@ -12,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from lambda_keras import provenance
@@ -41,6 +39,7 @@ from lambda_keras.serving.versions import list_versions
 from lambda_keras.serving.versions import next_version
 from lambda_keras.serving.warm_up import check_warm_up
 from lambda_keras.serving.warm_up import write_warm_up_requests
+from lambda_keras.weights.conversion import weights_digest
 
 DESCRIPTION = "model.json"
 
@@ -251,21 +250,3 @@ def _describe(specs):
 
 def _float32(shape):
     return {"dtype": "float32", "shape": list(shape)}
-
-
-def weights_digest(model: keras.Model) -> str:
-    """Computes the SHA-256 of a model's weights: shapes, dtypes and values.
-
-    Args:
-        model: A built model.
-
-    Returns:
-        64 hexadecimal digits, the same for the same weights in any file and
-        on any engine.
-    """
-    sha = hashlib.sha256()
-    for weight in model.weights:
-        array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
-        sha.update(f"{array.shape} {array.dtype}\0".encode())
-        sha.update(array.tobytes())
-    return sha.hexdigest()

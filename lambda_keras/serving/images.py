@@ -1,13 +1,17 @@
 """Encoded images of requests: each is read, or told apart, on its own."""
 
 import dataclasses
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from lambda_keras.data.crop import CENTER
 from lambda_keras.data.crop import WHOLE
+from lambda_keras.data.crop import check_interpolation
 from lambda_keras.data.crop import decode_center_crop
 from lambda_keras.data.crop import decode_whole
+from lambda_keras.models.imagenet import evaluation_crop
 
 OK = "ok"
 EMPTY = "empty"
@@ -16,6 +20,8 @@ TOO_LARGE = "too large"
 UNREADABLE = "unreadable"
 # Of one that was read, of which the model makes no numbers.
 NO_ANSWER = "no answer"
+# Of photographs the center, of scans the whole.
+AUTO = "auto"
 # What a request may be told of an image, the codes of the graph in order.
 STATUSES = (OK, EMPTY, UNSUPPORTED, TOO_LARGE, UNREADABLE, NO_ANSWER)
 
@@ -43,7 +49,9 @@ class RequestPreprocessing:
     Args:
         image_shape: Height, width and channels that the model takes.
         crop: `"center"`, the central square as in evaluation on photographs,
-            or `"whole"`, all of the image, as of scans that fill it.
+            or that of a spec, the part of the shorter side that it shows; or
+            `"whole"`, all of the image, as of scans that fill it.
+        interpolation: That of a spec, `"bilinear"` or `"bicubic"`.
         max_pixels: The most pixels of an image that is decoded. A file of a
             few kilobytes may claim to be gigabytes. For each pixel the
             process takes up to 23 bytes, and as many images are decoded at
@@ -55,17 +63,20 @@ class RequestPreprocessing:
     """
 
     image_shape: tuple[int, int, int]
-    crop: str = CENTER
+    crop: str | float = CENTER
+    interpolation: str = "bilinear"
     max_pixels: int = 1 << 25
 
     def __post_init__(self):
         height, width, channels = self.image_shape
-        if self.crop not in (CENTER, WHOLE):
+        is_part = not isinstance(self.crop, str) and 0 < self.crop <= 1
+        if not is_part and self.crop not in (CENTER, WHOLE):
             raise ValueError(
-                f"`crop` must be one of: {CENTER}, {WHOLE}. "
-                f"Received: crop={self.crop}"
+                f"`crop` must be one of: {CENTER}, {WHOLE}; or above 0 and at "
+                f"most 1. Received: crop={self.crop}"
             )
-        if self.crop == CENTER and height != width:
+        check_interpolation(self.part, self.interpolation)
+        if self.crop != WHOLE and height != width:
             raise ValueError(
                 f"`crop` must be {WHOLE} where images are not square. "
                 f"Received: crop={self.crop}, image_shape={self.image_shape}"
@@ -82,12 +93,54 @@ class RequestPreprocessing:
                 f"Received: max_pixels={self.max_pixels}"
             )
 
+    @property
+    def part(self) -> float | None:
+        """The part of the shorter side, where the crop is that of a spec."""
+        return None if isinstance(self.crop, str) else self.crop
+
     def decode(self, encoded: tf.Tensor) -> tf.Tensor:
         """Decodes one image as evaluation does."""
         if self.crop == WHOLE:
             return decode_whole(encoded, self.image_shape)
         size, _, channels = self.image_shape
-        return decode_center_crop(encoded, size, channels)
+        return decode_center_crop(
+            encoded, size, channels, self.part, self.interpolation
+        )
+
+
+def choose_preprocessing(
+    model: keras.Model, crop: str = AUTO, **fields: Any
+) -> RequestPreprocessing:
+    """Chooses what is done to encoded images for a model.
+
+    Args:
+        model: The model, for images of one size.
+        crop: `"whole"`, or `"center"`, which is that of the model's spec. By
+            default it is the center of images of three channels.
+        **fields: Others of `RequestPreprocessing`.
+
+    Returns:
+        A `RequestPreprocessing`.
+
+    Raises:
+        ValueError: If it cannot be done for images of this shape.
+
+    Example:
+
+    ```python
+    model = LambdaResNet26T(weights="imagenet")
+    preprocessing = choose_preprocessing(model)  # crop=0.94, bicubic
+    export_version(model, "models/mine", preprocessing=preprocessing)
+    ```
+    """
+    height, width, channels = shape = tuple(model.input_shape[1:])
+    if crop == AUTO:
+        # Photographs have three channels, and scans mostly one.
+        crop = CENTER if channels == 3 and height == width else WHOLE
+    part, interpolation = evaluation_crop(model.name)
+    if crop == WHOLE or part is None:
+        return RequestPreprocessing(shape, crop, **fields)
+    return RequestPreprocessing(shape, part, interpolation, **fields)
 
 
 def read_images(

@@ -1,10 +1,12 @@
-"""Labels for many images, by an exported model in plain TensorFlow."""
+"""Labels for many images, by a model that takes their files."""
 
 import dataclasses
 import itertools
 import os
+from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -40,34 +42,19 @@ class Prediction:
 
 
 class BytesModel:
-    """An exported version that takes JPEG and PNG files.
+    """A model that takes JPEG and PNG files.
 
     Args:
-        directory: The directory of the version.
-
-    Raises:
-        ValueError: If `lambda-keras export` has not written it, or if it
-            cannot be read.
+        serve: Function of `image_bytes` that returns what the signature for
+            encoded images does; see `ServedModel`.
+        top_k: How many classes it names.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]):
-        try:
-            # A signature does not keep alive what it is of.
-            self._loaded = tf.saved_model.load(os.fspath(directory))
-        # Of a broken one TensorFlow raises what comes, an `IndexError` too.
-        except Exception as error:
-            raise ValueError(
-                "`model` must be a SavedModel that can be read "
-                f"({first_line(error)}). Received: model={directory}"
-            ) from error
-        self._serve = self._loaded.signatures.get(IMAGE_BYTES)
-        outputs = self._serve and self._serve.structured_outputs
-        if not outputs or not {*ANSWERS} <= {*outputs}:
-            raise ValueError(
-                "`model` must be a version that `lambda-keras export` wrote, "
-                f"with the signature {IMAGE_BYTES}. Received: model={directory}"
-            )
-        self.top_k = outputs["classes"].shape[1]
+    def __init__(
+        self, serve: Callable[..., Mapping[str, tf.Tensor]], top_k: int
+    ):
+        self._serve = serve
+        self.top_k = top_k
 
     def predict(self, images: Sequence[EncodedImage]) -> list[Prediction]:
         """Predicts one batch.
@@ -84,6 +71,42 @@ class BytesModel:
         return [
             _interpret(image, *answer) for image, answer in zip(images, rows)
         ]
+
+
+def load_version(directory: str | os.PathLike[str]) -> BytesModel:
+    """Loads an exported version.
+
+    Args:
+        directory: The directory of the version.
+
+    Returns:
+        A `BytesModel`.
+
+    Raises:
+        ValueError: If `lambda-keras export` has not written it, or if it
+            cannot be read.
+    """
+    try:
+        loaded = tf.saved_model.load(os.fspath(directory))
+    # Of a broken one TensorFlow raises what comes, an `IndexError` too.
+    except Exception as error:
+        raise ValueError(
+            "`model` must be a SavedModel that can be read "
+            f"({first_line(error)}). Received: model={directory}"
+        ) from error
+    signature = loaded.signatures.get(IMAGE_BYTES)
+    outputs = signature and signature.structured_outputs
+    if not outputs or not {*ANSWERS} <= {*outputs}:
+        raise ValueError(
+            "`model` must be a version that `lambda-keras export` wrote, "
+            f"with the signature {IMAGE_BYTES}. Received: model={directory}"
+        )
+
+    def serve(image_bytes):
+        # A signature does not keep alive what it is of.
+        return loaded.signatures[IMAGE_BYTES](image_bytes=image_bytes)
+
+    return BytesModel(serve, outputs["classes"].shape[1])
 
 
 def _interpret(image, classes, labels, scores, status):
@@ -114,7 +137,7 @@ def predict_images(
     Example:
 
     ```python
-    model = BytesModel("models/mine/1")
+    model = load_version("models/mine/1")
     inputs = find_inputs("photos")
     for predictions in predict_images(model, inputs.read(), 32):
         print(predictions[0].name, predictions[0].labels[0])

@@ -157,13 +157,14 @@ class Inputs:
             first = max(0, first - len(part))
 
 
-def find_inputs(images: str) -> Inputs:
+def find_inputs(images: str | None, paths: Sequence[str] = ()) -> Inputs:
     """Finds images by their names, without reading them.
 
     Args:
         images: Files, folders, patterns and `tfrecord:PATH`, separated by
             commas. Of a folder these are all files in it and in its folders
             but hidden ones, sorted by their paths, as are those of a pattern.
+        paths: The same one by one, which come first.
 
     Returns:
         The `Inputs`.
@@ -181,9 +182,7 @@ def find_inputs(images: str) -> Inputs:
     ```
     """
     parts: list[Files | Records] = []
-    # A name may have commas itself.
-    is_one = os.path.lexists(os.path.expanduser(images))
-    for name in [images] if is_one else images.split(","):
+    for name in [*paths, *_split(images)]:
         found = (
             _find_records(name)
             if name.startswith(RECORDS)
@@ -197,6 +196,14 @@ def find_inputs(images: str) -> Inputs:
             )
         parts += found
     return Inputs(parts)
+
+
+def _split(images):
+    if images is None:
+        return []
+    # A name may have commas itself.
+    is_one = os.path.lexists(os.path.expanduser(images))
+    return [images] if is_one else images.split(",")
 
 
 def show_path(path: str) -> str:

@@ -22,6 +22,8 @@ IDENTITY = "settings.json"
 # Far more than names and labels have; where a quote is lost, the rest of the
 # file would seem to be one row.
 LONGEST_ROW = 1 << 20
+# Of the images without labels, how many an error names.
+NAMED = 3
 
 
 class CsvRows:
@@ -93,6 +95,79 @@ class JsonRows:
     def status(self, text: str) -> str:
         """Returns the status in a row."""
         return json.loads(text)["status"]
+
+
+class TableRows:
+    """Rows for people: a line for an image, and one for each of its classes.
+
+    Args:
+        top_k: How many classes an image has.
+    """
+
+    def __init__(self, top_k: int):
+        del top_k  # Each class has its own line.
+
+    def header(self) -> str:
+        """Returns the names of the columns, which are below an image's."""
+        return f"{'score':>8} {'class':>6}  label\n"
+
+    def write(self, prediction: Prediction) -> str:
+        """Returns the lines of an image, with its status if there are none."""
+        name = show_text(prediction.name)
+        if not prediction.classes:
+            return f"{name}: {prediction.status}\n"
+        lines = [
+            f"{score:8.4f} {number:6}  {show_text(label)}\n"
+            for number, label, score in _triples(prediction)
+        ]
+        return "".join([f"{name}\n", *lines])
+
+
+class PrintedResults:
+    """Predictions on standard output; nobody goes on with them.
+
+    Args:
+        rows: How a row is written.
+        total: How many rows there will be.
+
+    Attributes:
+        without: The first of the images that have no labels.
+    """
+
+    def __init__(self, rows: TableRows | JsonRows, total: int):
+        self.total = total
+        self.done = 0
+        self.statuses: collections.Counter[str] = collections.Counter()
+        self.without: list[str] = []
+        self._rows = rows
+        print(rows.header(), end="")
+
+    def write(self, predictions: Sequence[Prediction]) -> None:
+        """Prints the rows of a batch.
+
+        Args:
+            predictions: The predictions.
+        """
+        text = "".join(map(self._rows.write, predictions))
+        print(text, end="", flush=True)
+        self.statuses.update(prediction.status for prediction in predictions)
+        without = [
+            f"{show_text(prediction.name)} ({prediction.status})"
+            for prediction in predictions
+            if not prediction.classes
+        ]
+        self.without = [*self.without, *without][:NAMED]
+        self.done += len(predictions)
+
+
+def show_text(text: str) -> str:
+    """Returns a name as one line that does nothing to a terminal."""
+    return "".join(
+        letter
+        if letter.isprintable()
+        else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 # By the endings of `PredictSettings.output`.

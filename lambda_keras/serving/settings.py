@@ -31,7 +31,9 @@ class ExportSettings(Settings):
     model: str | None = setting(
         None,
         "A run directory (its best model), a .keras file, a training "
-        "checkpoint step-*.npz, or a .weights.h5 file.",
+        "checkpoint step-*.npz, timm's .safetensors, a .weights.h5 file, or "
+        "the name of a model that there are ImageNet weights of, as "
+        "LambdaResNet50TS.",
     )
     output_dir: str | None = setting(
         None,
@@ -46,8 +48,7 @@ class ExportSettings(Settings):
     )
     architecture: str | None = setting(
         None,
-        "Whose weights a .weights.h5 file has, as lambda_resnet_50; if not of "
-        "1,000 classes, --dataset has to say of how many.",
+        "Whose weights a .weights.h5 file has, as lambda_resnet_50.",
     )
     raw_weights: bool = setting(
         False,
@@ -140,30 +141,55 @@ class PredictSettings(Settings):
     Example:
 
     >>> PredictSettings(
-    ...     model="models/mine", images="photos", output="labels.csv"
+    ...     model="LambdaResNet50TS", paths=("photos", "cat.jpg")
     ... ).batch_size
     32
     """
 
+    paths: tuple[str, ...] = setting(
+        (),
+        "The images: files, folders (all files in them and in their folders "
+        "but hidden ones), patterns as photos/*.jpg, or tfrecord:PATH (a "
+        "pattern, or a directory of shards).",
+        positional="IMAGE",
+    )
     model: str | None = setting(
         None,
         "What `lambda-keras export` wrote: the directory of the versions, of "
-        "which the newest is taken, or that of one version.",
+        "which the newest is taken, or that of one version. Or the name of a "
+        "model, as LambdaResNet50TS, with --weights.",
+    )
+    weights: str | None = setting(
+        None,
+        "Of a named model: imagenet, which downloads them and is the default, "
+        "or a .safetensors, .weights.h5 or .keras file.",
+    )
+    image_size: int | None = count(
+        None,
+        "Of a named model: height and width that images are resized to. By "
+        "default that of its weights.",
     )
     images: str | None = setting(
-        None,
-        "The images: a file, a folder (all files in it and in its folders but "
-        "hidden ones), a pattern as photos/*.jpg, or tfrecord:PATH (a "
-        "pattern, or a directory of shards). Several are separated by commas.",
+        None, "More images, of which several are separated by commas."
     )
     output: str | None = setting(
         None,
         "The file to write, .csv or .jsonl: a row for each image, in order. "
         "Where the status in it is not ok, it says why there are no labels, "
         "and the exit status is 1. The same command goes on with one that was "
-        "stopped.",
+        "stopped. By default a table is printed.",
         expects=f"a file that ends in {' or '.join(RESULTS)}",
         valid=lambda value: Path(value).suffix in RESULTS,
+    )
+    json: bool = setting(
+        False, "Instead of the table, print the rows of a .jsonl file."
+    )
+    picture: str | None = setting(
+        None,
+        "Also draw the first images with their labels: a file that ends in "
+        ".png, which is replaced.",
+        expects="a file that ends in .png",
+        valid=lambda value: Path(value).suffix == ".png",
     )
     batch_size: int = count(
         32,
@@ -173,4 +199,11 @@ class PredictSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        require(self, "model", "images", "output")
+        require(self, "model")
+        if not self.paths:
+            require(self, "images")
+        if self.json and self.output:
+            raise ValueError(
+                "`json` must be left out where there is an output. "
+                f"Received: json=True, output={self.output}"
+            )

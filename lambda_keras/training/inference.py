@@ -15,6 +15,7 @@ from lambda_keras.data.dataset import Split
 from lambda_keras.data.pipeline import evaluation_batches
 from lambda_keras.data.preprocessing import Preprocessing
 from lambda_keras.data.sources import load_split
+from lambda_keras.models.imagenet import evaluation_crop
 from lambda_keras.training.predictor import MakeBatches
 from lambda_keras.training.predictor import Predictor
 from lambda_keras.training.predictor import load_predictor
@@ -137,13 +138,16 @@ def prepare(
                 "`image_size` must be given for a model that takes images of "
                 f"any size. Received: model={predictor.path}"
             )
+    crop, interpolation = evaluation_crop(predictor.name)
     return Inference(
         predictor=predictor,
         distribution=distribution,
         split=split,
         class_names=tuple(class_names) or predictor.class_names,
         preprocessing=Preprocessing(
-            image_size=None if isinstance(split, Split) else size
+            image_size=None if isinstance(split, Split) else size,
+            crop=crop,
+            interpolation=interpolation,
         ),
         batch_size=settings.batch_size,
         bad_images=BadImages(

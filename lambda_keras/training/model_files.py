@@ -8,11 +8,17 @@ import keras
 
 from lambda_keras.messages import first_line
 from lambda_keras.models import build_model
+from lambda_keras.models import get_spec
 from lambda_keras.training.averages import WeightAverages
 from lambda_keras.training.checkpoints import list_checkpoints
 from lambda_keras.training.checkpoints import read_checkpoint
-from lambda_keras.training.preparation import find_spec
 from lambda_keras.training.recipe import Recipe
+from lambda_keras.training.specs import find_spec
+from lambda_keras.weights.hub import CHECKPOINTS
+from lambda_keras.weights.hub import download
+from lambda_keras.weights.loading import describe_weights
+
+FILES = (".keras", ".npz", ".safetensors", ".weights.h5")
 
 
 def expand(path: str | os.PathLike[str], name: str) -> Path:
@@ -42,61 +48,80 @@ def expand(path: str | os.PathLike[str], name: str) -> Path:
 
 
 def find_model(
-    path: str | os.PathLike[str], architecture: str | None = None
+    path: str | os.PathLike[str],
+    architecture: str | None = None,
+    name: str = "model",
 ) -> Path:
     """Finds the model in a run directory.
 
     Args:
-        path: A run directory, a SavedModel, or a file.
+        path: A run directory, a SavedModel, a file, or the name of a model
+            with hosted weights, which are downloaded.
         architecture: The name of the model, for a file of weights.
+        name: The setting that `path` is the value of.
 
     Returns:
         The file, or the directory of the SavedModel.
 
     Raises:
+        OSError: If hosted weights cannot be downloaded.
         ValueError: If it is none of these, or if only the architecture is, or
             is not, there.
     """
-    found = _find_model(expand(path, "model"))
+    found = _find_model(expand(path, name), name)
     if (architecture is not None) != found.name.endswith(".weights.h5"):
         raise ValueError(
             "`architecture` must be given for a .weights.h5 file, and for "
             "nothing else. Received: "
-            f"architecture={architecture}, model={found}"
+            f"architecture={architecture}, {name}={found}"
         )
     return found
 
 
-def _find_model(path):
+def _find_model(path, name):
     if not path.exists():
+        hosted = _find_checkpoint(os.fspath(path))
+        if hosted is not None:
+            try:
+                return download(hosted)
+            # Says what to install.
+            except ImportError as error:
+                raise ValueError(f"{error} Received: {name}={path}") from error
         raise ValueError(
-            f"`model` must be a file or a directory. Received: model={path}, "
+            f"`{name}` must be a file or a directory. Received: {name}={path}, "
             "which does not exist"
         )
     if path.is_file():
-        if path.name.endswith((".keras", ".npz", ".weights.h5")):
+        if path.name.endswith(FILES):
             return path
     elif (path / "saved_model.pb").exists():
         return path
     else:
-        for name in ("best.keras", "last.keras"):
-            if (path / name).exists():
-                return path / name
+        for best in ("best.keras", "last.keras"):
+            if (path / best).exists():
+                return path / best
         checkpoints = list_checkpoints(path / "checkpoints")
         if checkpoints:
             return checkpoints[0]
     raise ValueError(
-        "`model` must be a run directory, a SavedModel, or a file that ends "
-        f"in .keras, .npz or .weights.h5. Received: model={path}"
+        f"`{name}` must be a run directory, a SavedModel, or a file that ends "
+        f"in {', '.join(FILES[:-1])} or {FILES[-1]}. Received: {name}={path}"
     )
+
+
+def _find_checkpoint(name):
+    try:
+        return CHECKPOINTS.get(get_spec(name).name)
+    except ValueError:
+        return None
 
 
 def load_model(
     path: Path,
     image_shape: tuple[int | None, ...],
-    num_classes: int,
     architecture: str | None = None,
     raw_weights: bool = False,
+    name: str = "model",
 ) -> tuple[keras.Model, tuple[str, ...]]:
     """Loads a model from a file.
 
@@ -104,10 +129,10 @@ def load_model(
         path: As from `find_model`, but no SavedModel.
         image_shape: Height, width and channels of the images; None where the
             model is to say.
-        num_classes: The number of classes; 0 where it is not known.
         architecture: The name of the model, for a file of weights.
         raw_weights: Of a training checkpoint, take the weights themselves and
             not their averages.
+        name: The setting that says which model, for errors.
 
     Returns:
         The model, and the names of its classes, where they are known.
@@ -115,55 +140,59 @@ def load_model(
     Raises:
         ValueError: If it cannot be read.
     """
-    if path.suffix == ".npz":
-        return _load_checkpoint(path, image_shape, raw_weights)
-    if path.suffix == ".keras":
-        model = _load_keras(path)
-    else:
-        model = _load_weights(path, architecture, image_shape, num_classes)
     try:
-        directory = path.resolve().parent  # A link may be elsewhere.
-        summary = json.loads((directory / "summary.json").read_text())
-        return model, tuple(summary["class_names"])
-    # Not of a finished run.
-    except (OSError, ValueError, KeyError, TypeError):
-        return model, ()
-
-
-def _load_keras(path):
-    try:
-        return keras.saving.load_model(path, compile=False)
+        if path.suffix == ".npz":
+            return _load_checkpoint(path, image_shape, raw_weights)
+        if path.suffix == ".keras":
+            model = keras.saving.load_model(path, compile=False)
+        else:
+            model = _load_weights(path, architecture, image_shape)
     # A file that is broken, of another kind or of unknown layers; Keras has
     # no error of its own for these.
     except Exception as error:
-        raise unreadable(path, error) from error
+        raise unreadable(path, error, name) from error
+    return model, read_class_names(path)
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Reads the names of a model's classes, where its run says them.
+
+    Args:
+        path: The file of the model, or a link to it.
+
+    Returns:
+        A name per class, or nothing if the file is not of a finished run.
+    """
+    try:
+        directory = path.resolve().parent  # A link may be elsewhere.
+        summary = json.loads((directory / "summary.json").read_text())
+        return tuple(summary["class_names"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 def _load_checkpoint(path, image_shape, raw_weights):
-    try:
-        checkpoint = read_checkpoint(path)
-        recipe = Recipe(**checkpoint.facts["recipe"])
-        if None in image_shape:
-            size = recipe.image_size
-            image_shape = tuple(
-                # That of earlier versions had no such fact.
-                checkpoint.facts.get("image_shape", (size, size, 3))
-            )
-        model = build_model(
-            find_spec(recipe.model, image_shape[-1]),
-            input_shape=_known(image_shape),
-            classes=len(checkpoint.facts["class_names"]),
-            dtype=recipe.precision,
+    checkpoint = read_checkpoint(path)
+    recipe = Recipe(**checkpoint.facts["recipe"])
+    if None in image_shape:
+        size = recipe.image_size
+        image_shape = tuple(
+            # That of earlier versions had no such fact.
+            checkpoint.facts.get("image_shape", (size, size, 3))
         )
-        # By name: there are also the random seeds of layers that only
-        # training needs.
-        saved = dict(zip(checkpoint.names["model"], checkpoint.arrays["model"]))
-        model.set_weights([saved[weight.path] for weight in model.weights])
-        if checkpoint.arrays["averages"] and not raw_weights:
-            _take_averages(model, recipe, checkpoint.arrays["averages"])
-    # `KeyError` for what a checkpoint of this model would have.
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        raise unreadable(path, error) from error
+    model = build_model(
+        find_spec(recipe.model, image_shape[-1]),
+        input_shape=_known(image_shape),
+        classes=len(checkpoint.facts["class_names"]),
+        dtype=recipe.precision,
+        width=recipe.width,
+    )
+    # By name: there are also the random seeds of layers that only training
+    # needs.
+    saved = dict(zip(checkpoint.names["model"], checkpoint.arrays["model"]))
+    model.set_weights([saved[weight.path] for weight in model.weights])
+    if checkpoint.arrays["averages"] and not raw_weights:
+        _take_averages(model, recipe, checkpoint.arrays["averages"])
     return model, tuple(checkpoint.facts["class_names"])
 
 
@@ -176,24 +205,30 @@ def _take_averages(model, recipe, arrays):
     model.set_weights(weights)
 
 
-def _load_weights(path, architecture, image_shape, num_classes):
-    try:
-        return build_model(
-            find_spec(architecture, image_shape[-1]),
-            input_shape=_known(image_shape),
-            # ImageNet's, where the images do not say.
-            classes=num_classes or 1000,
-            weights=path,
-        )
-    except Exception as error:
-        raise unreadable(path, error) from error
+def _load_weights(path, architecture, image_shape):
+    *size, channels = image_shape
+    spec = None  # Of timm's, which say it.
+    if architecture is not None:
+        channels = channels or len(get_spec(architecture).mean)
+        spec = find_spec(architecture, channels)
+    described = describe_weights(path, spec)
+    if described.classes is None:
+        raise ValueError("It has no classifier.")
+    if None in size:
+        size = described.image_size
+    return build_model(
+        described.spec,
+        input_shape=(*size, len(described.spec.mean)),
+        classes=described.classes,
+        weights=path,
+    )
 
 
-def unreadable(path: Path, error: Exception) -> ValueError:
+def unreadable(path: Path, error: Exception, name: str = "model") -> ValueError:
     """Makes the error for a model that does not load."""
     return ValueError(
-        f"`model` must be a model that can be read ({first_line(error)}). "
-        f"Received: model={path}"
+        f"`{name}` must be a model that can be read ({first_line(error)}). "
+        f"Received: {name}={path}"
     )
 
 

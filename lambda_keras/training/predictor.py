@@ -1,5 +1,6 @@
 """Trained models that predict, whatever file they were read from."""
 
+import json
 import os
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from lambda_keras.data.dataset import Shard
 from lambda_keras.training.model_files import find_model
 from lambda_keras.training.model_files import load_model
 from lambda_keras.training.model_files import unreadable
+from lambda_keras.training.run_directory import SUMMARY
 from lambda_keras.training.strategy import Distribution
 
 if TYPE_CHECKING:
@@ -35,9 +37,11 @@ class Predictor:
             will do.
         num_classes: The number of its classes.
         class_names: Their names, where the run that it is from says them.
+        name: That of the Keras model, where it is known.
     """
 
     class_names: tuple[str, ...] = ()
+    name = ""
 
     def __init__(
         self, path: Path, image_shape: tuple[int | None, ...], num_classes: int
@@ -107,6 +111,7 @@ class KerasPredictor(Predictor):
                 f"Received: model={path}, output_shape={outputs}"
             )
         super().__init__(path, tuple(model.input_shape[1:]), outputs[-1])
+        self.name = model.name
         self.model = model
         self.distribution = distribution
         self._beside: keras.Model | None = None
@@ -196,6 +201,7 @@ class SavedModelPredictor(Predictor):
         classes = self._serve.structured_outputs[self._output].shape[-1]
         super().__init__(path, tuple(image.shape[1:]), classes)
         self._dtype = image.dtype
+        self.name = _read_name(path)
 
     def measure(self, make, steps, build_metrics, callback, verbose=0):
         metrics = build_metrics()
@@ -220,6 +226,17 @@ class SavedModelPredictor(Predictor):
 
         outputs = self._serve(**{self._input: tf.cast(images, self._dtype)})
         return outputs[self._output].numpy()
+
+
+def _read_name(directory):
+    """Returns what the export or the run that left a SavedModel says."""
+    for path in directory / "model.json", directory.parent / SUMMARY:
+        try:
+            return str(json.loads(path.read_text())["model"])
+        # Not there, or of another program.
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return ""
 
 
 def load_predictor(
@@ -273,7 +290,6 @@ def load_predictor(
             model, known_names = load_model(
                 path,
                 image_shape,
-                len(class_names),
                 architecture=architecture,
                 raw_weights=raw_weights,
             )

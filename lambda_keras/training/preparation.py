@@ -2,12 +2,9 @@
 
 import contextlib
 import dataclasses
-import difflib
 import math
 import os
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -25,16 +22,20 @@ from lambda_keras.data.pipeline import training_batches
 from lambda_keras.data.preprocessing import Preprocessing
 from lambda_keras.data.sources import load_dataset
 from lambda_keras.data.sources import load_split
-from lambda_keras.models import MODEL_SPECS
-from lambda_keras.models import ModelSpec
 from lambda_keras.models import build_model
+from lambda_keras.models import count_parameters
 from lambda_keras.models import get_spec
 from lambda_keras.training.optimization import build_optimizer
 from lambda_keras.training.recipe import Recipe
+from lambda_keras.training.specs import find_spec
 from lambda_keras.training.strategy import Distribution
 from lambda_keras.training.strategy import create_distribution
 from lambda_keras.training.strategy import keep_gpus_from_tensorflow
+from lambda_keras.weights.loading import check_weights
+from lambda_keras.weights.loading import load_weights
 
+# The layer that fine-tuning always trains.
+CLASSIFIER = "predictions"
 # With as many classes, one guess says little about a model.
 TOP_5_FROM = 20
 
@@ -64,6 +65,14 @@ class Prepared:
     bad_images: dict[str, BadImages]
     pseudo: AnySplit | None = None
     fresh: tuple[str, ...] = ()
+
+    @property
+    def frozen_parameters(self) -> int:
+        """The number of parameters that training leaves as they are."""
+        trained = sum(
+            math.prod(weight.shape) for weight in self.model.trainable_weights
+        )
+        return count_parameters(self.model) - trained
 
     def training_data(self, start_step: int) -> Any:
         """The endless training batches from a step of the run on."""
@@ -174,6 +183,8 @@ def prepare(recipe: Recipe) -> Prepared:
             f"steps_per_execution={recipe.steps_per_execution}"
         )
     spec = find_spec(recipe.model, dataset.image_shape[-1], dataset.name)
+    if recipe.weights is not None:
+        check_weights(recipe.weights, _changed(spec, recipe))
     shape = _image_shape(recipe, dataset, spec)
     with distribution.scope():
         model, fresh = _build(recipe, spec, shape, len(dataset.class_names))
@@ -183,7 +194,7 @@ def prepare(recipe: Recipe) -> Prepared:
         dataset=dataset,
         model=model,
         distribution=distribution,
-        preprocessing=_preprocessing(recipe, dataset, shape),
+        preprocessing=_preprocessing(recipe, dataset, spec, shape),
         steps=steps,
         bad_images={
             name: BadImages(
@@ -256,51 +267,6 @@ def _set_engine_up(recipe):
         )
 
 
-def find_spec(name: str, channels: int, like: str = "these") -> ModelSpec:
-    """Looks up the spec of a model for images with that many channels.
-
-    The models for images of one channel take others too; their preprocessing
-    is then the same for all channels.
-
-    Args:
-        name: The name of a model.
-        channels: The number of channels.
-        like: What the images are called, for the error.
-
-    Returns:
-        A `ModelSpec`.
-
-    Raises:
-        ValueError: If there is no such model for such images.
-
-    Example:
-
-    >>> find_spec("resnet_tiny", 3).mean
-    (0.5, 0.5, 0.5)
-    """
-    fitting = {
-        spec.name: spec
-        for spec in MODEL_SPECS.values()
-        if len(spec.mean) in (1, channels)
-    }
-    try:
-        spec = fitting[get_spec(name).name]
-    except (ValueError, KeyError):
-        names = list(fitting)
-        if len(names) > 5:
-            near = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
-            names = [*near, "..."]
-        raise ValueError(
-            f"`model` must be one of those for images like {like}: "
-            f"{', '.join(names)}. Received: model={name}"
-        ) from None
-    if len(spec.mean) == channels:
-        return spec
-    return dataclasses.replace(
-        spec, mean=spec.mean * channels, std=spec.std * channels
-    )
-
-
 def _image_shape(recipe, dataset, spec):
     height, width, channels = dataset.image_shape
     if height is None:
@@ -319,7 +285,7 @@ def _image_shape(recipe, dataset, spec):
     return height, width, channels
 
 
-def _preprocessing(recipe, dataset, shape):
+def _preprocessing(recipe, dataset, spec, shape):
     is_encoded = dataset.image_shape[0] is None
     shared = {
         name: getattr(recipe, name)
@@ -335,14 +301,15 @@ def _preprocessing(recipe, dataset, shape):
     return Preprocessing(
         image_size=shape[0] if is_encoded else None,
         affine=dataset.augmentation,
+        crop=spec.crop,
+        interpolation=spec.interpolation,
         dtype=recipe.image_dtype,
         **shared,
     )
 
 
 def _build(recipe, spec, shape, classes):
-    if recipe.batch_norm_momentum is not None:
-        spec = dataclasses.replace(spec, momentum=recipe.batch_norm_momentum)
+    spec = _changed(spec, recipe)
     model = build_model(
         spec,
         input_shape=shape,
@@ -351,55 +318,40 @@ def _build(recipe, spec, shape, classes):
         dropout_rate=recipe.dropout_rate,
         sync_batch_norm=recipe.sync_batch_norm,
     )
-    if recipe.weights is None:
-        return model, ()
-    return model, load_fitting_weights(model, recipe.weights)
+    fresh: tuple[str, ...] = ()
+    if recipe.weights is not None:
+        fresh = load_weights(model, spec, recipe.weights, strict=False)
+    if recipe.freeze == "backbone":
+        others = [name for name in fresh if name != CLASSIFIER]
+        if others:
+            # As they are, they would be random for good.
+            raise ValueError(
+                "`freeze` must be nothing where the weights do not fit all of "
+                f"the backbone. Received: freeze=backbone, weights="
+                f"{recipe.weights}, without {', '.join(others)}"
+            )
+        freeze_backbone(model)
+    return model, fresh
 
 
-def load_fitting_weights(
-    model: keras.Model, path: str | os.PathLike[str]
-) -> tuple[str, ...]:
-    """Loads the weights of those layers whose shapes a file has.
+def _changed(spec, recipe):
+    changes = {"momentum": recipe.batch_norm_momentum, "width": recipe.width}
+    return dataclasses.replace(
+        spec,
+        **{key: value for key, value in changes.items() if value is not None},
+    )
+
+
+def freeze_backbone(model: keras.Model) -> None:
+    """Leaves nothing but the classifier for training to change.
+
+    Batch normalization then uses its moving statistics and keeps them.
 
     Args:
-        model: The model.
-        path: A `.keras` or `.weights.h5` file of the same architecture.
-
-    Returns:
-        The names of the layers that keep their random weights.
-
-    Raises:
-        ValueError: If there is no such file, or if it fits no layer.
+        model: A model whose classifier is its layer `predictions`.
     """
-    path = Path(path).expanduser()
-    if not path.is_file() or not path.name.endswith((".keras", ".weights.h5")):
-        raise ValueError(
-            "`weights` must be a .keras or .weights.h5 file that exists. "
-            f"Received: weights={path}"
-        )
-    layers = [layer for layer in model.layers if layer.trainable_variables]
-    before = [layer.get_weights() for layer in layers]
-    try:
-        with warnings.catch_warnings():
-            # Keras warns of what is returned here, and of more.
-            warnings.simplefilter("ignore")
-            model.load_weights(path, skip_mismatch=True)
-    except Exception as error:
-        # From HDF5, zip or Keras, by what is wrong with the file.
-        raise ValueError(
-            f"`weights` cannot be read ({error}). Received: weights={path}"
-        ) from error
-    fresh = tuple(
-        layer.name
-        for layer, old in zip(layers, before)
-        if all(map(np.array_equal, layer.get_weights(), old))
-    )
-    if len(fresh) == len(layers):
-        raise ValueError(
-            f"`weights` must be of {model.name}: no layer has the shapes of "
-            f"those in the file. Received: weights={path}"
-        )
-    return fresh
+    for layer in model.layers:
+        layer.trainable = layer.name == CLASSIFIER
 
 
 def _compile(recipe, model, steps, classes):

@@ -13,6 +13,7 @@ from lambda_keras.settings import share
 
 STRATEGIES = ("auto", "tpu", "mirrored", "multiworker", "one_device", "none")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+FREEZE = ("nothing", "backbone")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +103,24 @@ class Recipe(Devices):
         "attention_tiny for digits; lambda_resnet_50 and its like for "
         "photographs.",
     )
+    width: int | None = count(
+        None,
+        "Channels inside the blocks of the first stage, which the others are "
+        "multiples of. By default the model's own.",
+    )
     weights: str | None = setting(
         None,
-        "A .keras or .weights.h5 file of the same model to start from. Layers "
-        "of other shapes, as a classifier of other classes has, start anew.",
+        "What to start from: imagenet, for a model that there are such weights "
+        "of, or a file of the same model: .keras, .weights.h5, or timm's "
+        ".safetensors. Layers of other shapes, as a classifier of other "
+        "classes has, start anew.",
+    )
+    freeze: str = choice(
+        "nothing",
+        "What keeps the weights that it starts from: nothing, or the backbone, "
+        "which is all but the classifier. Its batch normalization then uses "
+        "and keeps its moving statistics.",
+        FREEZE,
     )
     dataset: str = setting(
         "digits",
@@ -260,6 +275,11 @@ class Recipe(Devices):
             raise ValueError(
                 "`pseudo_share` must be left out unless `pseudo` is given. "
                 f"Received: pseudo_share={self.pseudo_share}"
+            )
+        if self.freeze != "nothing" and self.weights is None:
+            raise ValueError(
+                "`freeze` must be nothing unless `weights` are given. "
+                f"Received: freeze={self.freeze}"
             )
         if self.profile_steps and not self.tensorboard:
             raise ValueError(

@@ -124,7 +124,10 @@ def _check_same(directory, recipe):
             f"`output_dir` must have a {RECIPE} that can be read ({error}). "
             f"Received: output_dir={directory}"
         ) from error
-    names = {field.name for field in dataclasses.fields(recipe)} | {*there}
+    # What a version did not know, it did as is the default.
+    defaults = {x.name: x.default for x in dataclasses.fields(recipe)}
+    there = {**defaults, **there}
+    names = {*there}
     differing = [
         f"{name}={getattr(recipe, name, None)} (there {there.get(name)})"
         for name in sorted(names - {*FREE})

@@ -1,13 +1,17 @@
-"""Settings of the commands that run a trained model."""
+"""Settings of the commands that run or convert a trained model."""
 
 import dataclasses
 
+from lambda_keras.settings import Settings
 from lambda_keras.settings import choice
 from lambda_keras.settings import count
 from lambda_keras.settings import require
 from lambda_keras.settings import setting
 from lambda_keras.settings import share
 from lambda_keras.training.recipe import Devices
+
+# What `convert` writes.
+MODEL_FILES = (".keras", ".weights.h5", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +21,9 @@ class InferenceSettings(Devices):
     model: str | None = setting(
         None,
         "A run directory (its best model), a .keras file, a training "
-        "checkpoint step-*.npz, a SavedModel, or a .weights.h5 file.",
+        "checkpoint step-*.npz, a SavedModel, timm's .safetensors, a "
+        ".weights.h5 file, or the name of a model that there are ImageNet "
+        "weights of, as LambdaResNet50TS.",
     )
     architecture: str | None = setting(
         None, "Whose weights a .weights.h5 file has, as lambda_resnet_50."
@@ -115,3 +121,51 @@ class PseudoLabelSettings(InferenceSettings):
     def __post_init__(self):
         super().__post_init__()
         require(self, "output_dir")
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertSettings(Settings):
+    """What `lambda-keras convert` is told. Args: see the help texts.
+
+    Raises:
+        ValueError: If a field has a value that is not allowed.
+
+    Example:
+
+    >>> ConvertSettings(from_="runs/mine", to="mine.safetensors").raw_weights
+    False
+    """
+
+    from_: str | None = setting(
+        None,
+        "A run directory (its best model), a .keras file, a training "
+        "checkpoint step-*.npz, timm's .safetensors, a .weights.h5 file, or "
+        "the name of a model that there are ImageNet weights of, as "
+        "LambdaResNet50TS.",
+    )
+    to: str | None = setting(
+        None,
+        "The new file: .keras, .weights.h5, or timm's .safetensors.",
+    )
+    architecture: str | None = setting(
+        None, "Whose weights a .weights.h5 file has, as lambda_resnet_26t."
+    )
+    raw_weights: bool = setting(
+        False,
+        "Of a training checkpoint, take the weights themselves and not their "
+        "averages.",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.from_:
+            # A flag may be called so, a field may not.
+            raise ValueError(
+                f"`from` must be given. Received: from={self.from_}"
+            )
+        require(self, "to")
+        if not self.to.endswith(MODEL_FILES):
+            raise ValueError(
+                f"`to` must be a file that ends in {', '.join(MODEL_FILES)}. "
+                f"Received: to={self.to}"
+            )

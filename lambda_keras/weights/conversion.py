@@ -17,8 +17,7 @@ _FIRST_BLOCK, _CLASSIFIER = "c2_block0_conv1", "predictions"
 # Layers that timm's weights say nothing of: they normalize pixels, or are for
 # training alone.
 _BESIDE = ("Rescaling", "Normalization", "Dropout", "StochasticDepth")
-# What of a layer does not change what it computes when it is not trained, or
-# the classifier's activation, which timm leaves to its users.
+# Settings that decide how a layer is trained or computed, not what it is.
 _FREE = (
     *("name", "trainable", "dtype", "momentum", "synchronized"),
     "implementation",
@@ -38,6 +37,13 @@ def save_as_timm(model: keras.Model, path: str | os.PathLike[str]) -> None:
     Raises:
         ImportError: If `safetensors` is not installed.
         ValueError: If it is no such model.
+
+    Example:
+
+    >>> model = build_model("lambda_resnet_26t", width=8, classes=10)
+    >>> save_as_timm(model, "mine.safetensors")
+    >>> describe_weights("mine.safetensors").classes
+    10
     """
     spec = timm_spec(model)
     arrays = {

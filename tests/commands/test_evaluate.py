@@ -124,6 +124,38 @@ def test_a_file_of_weights_with_its_architecture(tmp_path, capsys):
     assert report["accuracy"] == pytest.approx(right.mean(), abs=1e-6)
 
 
+@pytest.mark.tf_only
+def test_a_file_of_timm_is_measured_like_its_model(tmp_path, capsys):
+    import tensorflow as tf
+
+    from lambda_keras.weights.conversion import save_as_timm
+
+    model = build_model(
+        "lambda_resnet_26rpt", width=4, input_shape=(64, 64, 3), classes=2
+    )
+    model.layers[-1].kernel.assign(100 * model.layers[-1].kernel)
+    model.save(tmp_path / "model.keras")
+    save_as_timm(model, tmp_path / "timm.safetensors")
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        image = rng.integers(0, 60 + 9 * number, (70, 90, 3), "uint8")
+        path = tmp_path / "photos" / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tf.io.encode_png(image).numpy())
+    report, expected = (
+        evaluate(
+            capsys,
+            f"--model={tmp_path / name}",
+            f"--dataset=folder:{tmp_path / 'photos'}",
+            "--split=train",
+        )
+        for name in ("timm.safetensors", "model.keras")
+    )
+    assert report["examples"] == expected["examples"] > 10
+    assert report["accuracy"] == expected["accuracy"]
+    assert report["cross_entropy"] == expected["cross_entropy"] != np.log(2)
+
+
 @pytest.mark.parametrize("flags", [(), ("--raw_weights",)])
 def test_a_training_checkpoint_with_its_averages_or_without(
     flags, tmp_path, capsys
@@ -176,7 +208,7 @@ def test_text_for_people_and_a_file_for_programs(directory, tmp_path, capsys):
     [
         ([], "`model` must be given. Received: model=None"),
         (["--model=nowhere"], "Received: model=nowhere, which does not exist"),
-        (["--model={}/notes.txt"], "that ends in .keras, .npz or .weights.h5"),
+        (["--model={}/notes.txt"], ".keras, .npz, .safetensors or .weights.h5"),
         (["--model={}"], "must be a run directory, a SavedModel, or a file"),
         (["--model={}/broken.keras"], "must be a model that can be read ("),
         (["--model={}/step-00000001.npz"], "must be a model that can be read"),

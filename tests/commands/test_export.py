@@ -8,6 +8,7 @@ from lambda_keras.commands import MISTAKE
 from lambda_keras.commands import CommandError
 from lambda_keras.models import count_parameters
 from lambda_keras.serving.settings import ExportSettings
+from lambda_keras.weights.conversion import weights_digest
 from tests.serving.models import CLASS_NAMES
 from tests.serving.models import random_images
 from tests.serving.models import tiny_classifier
@@ -124,6 +125,33 @@ def test_weights_of_a_named_model(tmp_path):
     description = described(tmp_path / "tiny" / "1")
     assert description["spec"]["name"] == "lambda_resnet_tiny"
     assert description["num_classes"] == 10
+
+
+def test_a_file_of_timm_is_exported_like_its_model(tmp_path):
+    from lambda_keras.models import build_model
+    from lambda_keras.weights.conversion import save_as_timm
+
+    shape = (64, 64, 3)
+    model = build_model(
+        "lambda_resnet_26rpt", width=4, input_shape=shape, classes=6
+    )
+    save_as_timm(model, tmp_path / "timm.safetensors")
+    export(
+        model=str(tmp_path / "timm.safetensors"),
+        output_dir=str(tmp_path / "timm"),
+        warm_up=False,
+    )
+    version = tmp_path / "timm" / "1"
+    description = described(version)
+    assert description["spec"]["name"] == "lambda_resnet_26rpt"
+    assert description["input_shape"] == list(shape)
+    assert description["weights_sha256"] == weights_digest(model)
+    with pytest.raises(CommandError, match="weights fit images of any size"):
+        export(
+            model=str(tmp_path / "timm.safetensors"),
+            output_dir=str(tmp_path / "any"),
+            dynamic_size=True,
+        )
 
 
 def test_another_size_and_any_size(file, model, tmp_path):
@@ -324,8 +352,8 @@ def test_a_checkpoint_knows_shape_and_classes(tmp_path, name, monkeypatch):
     from lambda_keras.models import build_model
     from lambda_keras.training.checkpoints import capture
     from lambda_keras.training.checkpoints import write_checkpoint
-    from lambda_keras.training.preparation import find_spec
     from lambda_keras.training.recipe import Recipe
+    from lambda_keras.training.specs import find_spec
 
     # Larger than the model's default.
     shape = (12, 12, 3)

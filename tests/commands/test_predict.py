@@ -68,8 +68,8 @@ def loaded_once():
     from lambda_keras.commands import predict
 
     with pytest.MonkeyPatch.context() as patched:
-        once = functools.cache(predict.BytesModel)
-        patched.setattr(predict, "BytesModel", once)
+        once = functools.cache(predict.load_version)
+        patched.setattr(predict, "load_version", once)
         yield
 
 
@@ -464,7 +464,7 @@ def test_memory_does_not_grow_with_the_number_of_images(
 ):
     import tensorflow as tf
 
-    from lambda_keras.serving.prediction import BytesModel
+    from lambda_keras.serving.prediction import load_version
     from lambda_keras.serving.prediction import predict_images
     from lambda_keras.serving.prediction_inputs import Files
     from lambda_keras.serving.prediction_results import open_results
@@ -474,7 +474,7 @@ def test_memory_does_not_grow_with_the_number_of_images(
     file = tmp_path / "noise.png"
     file.write_bytes(tf.io.encode_png(noise).numpy())
     count, megabytes = 2_000, file.stat().st_size / 1e6
-    model, output = BytesModel(served / "1"), tmp_path / "labels.csv"
+    model, output = load_version(served / "1"), tmp_path / "labels.csv"
     files, seen = Files([str(file)] * count), []
     with open_results(output, {}, 2, count, BATCH_SIZE) as results:
         for batch in predict_images(model, files.read(0), BATCH_SIZE):

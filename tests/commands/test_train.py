@@ -74,6 +74,7 @@ def test_summary_says_what_was_measured_with_what(finished, summary):
     assert (summary["resumed"], summary["bad_images"]) == (0, 0)
     wrong = summary["test_errors"] / summary["images"]["test"]
     assert summary["test_accuracy"] == pytest.approx(1 - wrong, abs=1e-6)
+    assert (summary["frozen_parameters"], summary["fresh_layers"]) == (0, [])
     assert 0 < summary["seconds"]["fit"] < summary["seconds"]["all"]
     assert summary["versions"]["keras"] == keras.__version__
     assert summary["device"]["kind"] in ("CPU", "GPU", "TPU")
@@ -183,3 +184,35 @@ def test_interrupted_before_anything_is_saved(capsys, monkeypatch, tmp_path):
         cli.main(["train", f"--output_dir={tmp_path / 'run'}"])
     assert capsys.readouterr().err.endswith("lambda-keras train: interrupted\n")
     assert not any(tmp_path.iterdir())
+
+
+def test_what_is_frozen_and_what_starts_anew_is_said(
+    capsys, monkeypatch, tmp_path
+):
+    from lambda_keras.models import build_model
+    from lambda_keras.models import count_parameters
+    from lambda_keras.training import run
+
+    model = build_model(
+        "resnet_tiny", width=4, input_shape=(8, 8, 1), classes=3
+    )
+    model.save(tmp_path / "trained.keras")
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "fit", stop)
+    with pytest.raises(SystemExit):
+        cli.main(
+            [
+                *("train", "--model=resnet_tiny", "--width=4"),
+                f"--weights={tmp_path / 'trained.keras'}",
+                f"--output_dir={tmp_path / 'run'}",
+                "--freeze=backbone",
+            ]
+        )
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'trained.keras'}; predictions starts anew." in printed
+    # All but a matrix and offsets for three classes.
+    frozen = count_parameters(model) - 128 * 3 - 3
+    assert f"\n{frozen:,} parameters are frozen, and with them the" in printed

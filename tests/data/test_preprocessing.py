@@ -8,6 +8,7 @@ from sklearn import datasets
 pytestmark = pytest.mark.tf_data
 
 COLOUR = (200, 80, 20)
+SPEC = {"crop": 0.94, "interpolation": "bicubic"}
 
 
 def preprocessing(**kwargs):
@@ -80,6 +81,7 @@ def test_every_kind_of_image_has_three_channels(kind):
     for image in (
         decode(encoded),
         decode_evaluation_image(encoded, preprocessing()).numpy(),
+        decode_evaluation_image(encoded, preprocessing(**SPEC)).numpy(),
     ):
         assert image.shape == (32, 32, 3)
         assert image.dtype == np.uint8
@@ -97,10 +99,12 @@ def test_shapes_are_static(layers):
     from lambda_keras.data.preprocessing import decode_training_image
 
     chosen = preprocessing(randaugment_layers=layers)
+    of_spec = preprocessing(**SPEC)
     spec = tf.TensorSpec((), tf.string)
     for function in (
         lambda encoded: decode_training_image(encoded, [0, 0], chosen),
         lambda encoded: decode_evaluation_image(encoded, chosen),
+        lambda encoded: decode_evaluation_image(encoded, of_spec),
     ):
         made = tf.function(function).get_concrete_function(spec)
         assert made.structured_outputs.shape == (32, 32, 3)
@@ -178,6 +182,21 @@ def test_what_is_no_image_raises(part, photograph):
         decode(encoded, crop_area_min=1.0)
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode_evaluation_image(encoded, preprocessing())
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode_evaluation_image(encoded, preprocessing(**SPEC))
+
+
+def test_evaluation_crops_as_the_spec_says(photograph):
+    from lambda_keras.data.crop import decode_center_crop
+    from lambda_keras.data.preprocessing import decode_evaluation_image
+
+    for fields in {"crop": 0.5}, SPEC, {}:
+        np.testing.assert_array_equal(
+            decode_evaluation_image(photograph, preprocessing(**fields)),
+            decode_center_crop(photograph, 32, **fields),
+        )
+    with pytest.raises(ValueError, match="bilinear where `crop` is None"):
+        preprocessing(interpolation="bicubic")
 
 
 def test_encoded_images_need_a_size(photograph):
@@ -195,6 +214,9 @@ def test_encoded_images_need_a_size(photograph):
         ("image_size", 0, "at least 1"),
         ("crop_area_min", 0.0, "above 0 and at most 1"),
         ("crop_area_min", 1.1, "above 0 and at most 1"),
+        ("crop", 0.0, "above 0 and at most 1"),
+        ("crop", 1.1, "above 0 and at most 1"),
+        ("interpolation", "nearest", "one of: bilinear, bicubic"),
         ("randaugment_layers", -1, "at least 0"),
         ("randaugment_magnitude", -1.0, "a number of at least 0"),
         ("randaugment_magnitude", np.inf, "a number of at least 0"),

@@ -66,6 +66,38 @@ def test_mixed_precision():
 
 
 @pytest.mark.slow
+def test_fine_tune(tmp_path):
+    import tensorflow as tf
+    from sklearn.datasets import load_sample_images
+
+    from lambda_keras.models import build_model
+    from lambda_keras.weights.conversion import save_as_timm
+
+    photographs = load_sample_images().images
+    for number in range(24):
+        corner = 8 * number
+        part = photographs[number % 2][corner : corner + 48, corner:][:, :56]
+        path = tmp_path / "photos" / f"class{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tf.io.encode_jpeg(part).numpy())
+    weights = tmp_path / "timm.safetensors"
+    save_as_timm(build_model("lambda_resnet_26t", width=4), weights)
+    output = run(
+        "fine_tune",
+        f"--dataset=folder:{tmp_path / 'photos'}",
+        f"--weights={weights}",
+        *("--width=4", "--image_size=32", "--batch_size=8", "--epochs=2"),
+    )
+    lines = output.splitlines()
+    assert lines[0].startswith("16 images of 2 classes to train on, 6 to test")
+    stages = [line.split()[:2] for line in lines[2:]]
+    # 128 features and an offset for each of two classes.
+    assert stages[0] == ["classifier", "258"]
+    assert stages[1][0] == "everything"
+    assert int(stages[1][1].replace(",", "")) > 10_000
+
+
+@pytest.mark.slow
 def test_pseudo_labels(tmp_path):
     output = run("pseudo_labels", f"--output_dir={tmp_path}")
     assert output.count("$ lambda-keras pseudo_label ") == 3

@@ -76,6 +76,7 @@ def test_model_json_says_what_is_served(exported, model):
     assert description["preprocessing"] == {
         "image_shape": [8, 8, 3],
         "crop": "center",
+        "interpolation": "bilinear",
         "max_pixels": 1 << 25,
     }
     assert description["weights_sha256"] == weights_digest(model)

@@ -43,14 +43,14 @@ def make_reader(**settings):
     return read
 
 
-def evaluated(file, size=SHAPE[0]):
+def evaluated(file, size=SHAPE[0], **fields):
     """What a model is evaluated on."""
     import tensorflow as tf
 
     from lambda_keras.data.preprocessing import Preprocessing
     from lambda_keras.data.preprocessing import decode_evaluation_image
 
-    settings = Preprocessing(image_size=size)
+    settings = Preprocessing(image_size=size, **fields)
     return decode_evaluation_image(tf.constant(file), settings).numpy()
 
 
@@ -61,6 +61,59 @@ def test_good_files_become_what_evaluation_makes_of_them(read):
     for name, image, status in zip(files, images, statuses):
         assert (name, status) == (name, "ok")
         np.testing.assert_array_equal(image, evaluated(files[name]), name)
+
+
+SPEC = {"crop": 0.95, "interpolation": "bicubic"}
+
+
+@pytest.fixture(scope="module")
+def read_like_spec():
+    return make_reader(image_shape=SHAPE, max_pixels=MAX_PIXELS, **SPEC)
+
+
+def test_the_crop_of_a_spec_is_that_of_evaluation(read, read_like_spec):
+    files = good_files()
+    images, statuses = read_like_spec(files.values())
+    others, _ = read(files.values())
+    for name, image, status in zip(files, images, statuses):
+        assert (name, status) == (name, "ok")
+        expected = evaluated(files[name], **SPEC)
+        np.testing.assert_array_equal(image, expected, name)
+    assert not np.array_equal(images, others)
+
+
+def test_the_crop_of_a_spec_leaves_bad_files_black(read_like_spec):
+    files = bad_files()
+    images, statuses = read_like_spec(file for file, _ in files.values())
+    assert statuses == [status for _, status in files.values()]
+    assert not images.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "chosen", "expected"),
+    [
+        ("lambda_resnet_26t", SHAPE, "auto", (0.94, "bicubic")),
+        ("lambda_resnet_50ts", SHAPE, "center", (0.95, "bicubic")),
+        ("lambda_resnet_50ts", SHAPE, "whole", ("whole", "bilinear")),
+        ("lambda_resnet_50", SHAPE, "auto", ("center", "bilinear")),
+        ("my_model", SHAPE, "auto", ("center", "bilinear")),
+        ("my_model", (8, 8, 1), "auto", ("whole", "bilinear")),
+        ("my_model", (8, 8, 1), "center", ("center", "bilinear")),
+        ("my_model", (8, 16, 3), "auto", ("whole", "bilinear")),
+    ],
+)
+def test_a_model_is_shown_what_its_spec_says(name, shape, chosen, expected):
+    import keras
+
+    from lambda_keras.serving.images import choose_preprocessing
+
+    inputs = keras.Input(shape)
+    outputs = keras.layers.GlobalAveragePooling2D()(inputs)
+    model = keras.Model(inputs, outputs, name=name)
+    preprocessing = choose_preprocessing(model, chosen, max_pixels=99)
+    assert preprocessing.image_shape == shape
+    assert (preprocessing.crop, preprocessing.interpolation) == expected
+    assert preprocessing.max_pixels == 99
 
 
 def test_bad_files_are_black_and_have_their_status(read):
@@ -201,7 +254,25 @@ def test_statuses_have_fixed_numbers():
     [
         (
             {"image_shape": SHAPE, "crop": "left"},
-            r"one of: center, whole\. Received: crop=left",
+            r"one of: center, whole; or above 0 and at most 1\. "
+            "Received: crop=left",
+        ),
+        (
+            {"image_shape": SHAPE, "crop": 1.2},
+            r"above 0 and at most 1\. Received: crop=1\.2",
+        ),
+        (
+            {"image_shape": SHAPE, "crop": 0.9, "interpolation": "nearest"},
+            "one of: bilinear, bicubic. Received: interpolation=nearest",
+        ),
+        (
+            {"image_shape": SHAPE, "interpolation": "bicubic"},
+            "must be bilinear where `crop` is None. "
+            "Received: interpolation=bicubic, crop=None",
+        ),
+        (
+            {"image_shape": (32, 16, 3), "crop": 0.9},
+            r"not square\. Received: crop=0\.9, image_shape=\(32, 16, 3\)",
         ),
         (
             {"image_shape": (32, 16, 3)},

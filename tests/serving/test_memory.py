@@ -63,7 +63,7 @@ def test_10_000_requests(runtime, version, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("crop", ["center", "whole"])
+@pytest.mark.parametrize("crop", ["center", "whole", 0.94])
 def test_the_largest_images_that_are_read_by_default(crop, tmp_path, capsys):
     from lambda_keras.serving.export import export_version
     from lambda_keras.serving.images import RequestPreprocessing

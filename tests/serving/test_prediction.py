@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lambda_keras.serving.images import OK
-from lambda_keras.serving.prediction import BytesModel
 from lambda_keras.serving.prediction import Prediction
+from lambda_keras.serving.prediction import load_version
 from lambda_keras.serving.prediction import predict_images
 from lambda_keras.serving.prediction_inputs import MISSING
 from lambda_keras.serving.prediction_inputs import EncodedImage
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.tf_only
 
 @pytest.fixture(scope="module")
 def model(version):
-    return BytesModel(version)
+    return load_version(version)
 
 
 def encoded(count):
@@ -117,7 +117,7 @@ def test_something_else_than_a_version_is_refused(version, tmp_path):
         match="`model` must be a SavedModel that can be read .*Received: "
         f"model={tmp_path}$",
     ):
-        BytesModel(tmp_path)
+        load_version(tmp_path)
 
     other = tmp_path / "other"
     tf.saved_model.save(tf.Module(), str(other))
@@ -125,7 +125,7 @@ def test_something_else_than_a_version_is_refused(version, tmp_path):
         ValueError,
         match=f"the signature serving_bytes. Received: model={other}",
     ):
-        BytesModel(other)
+        load_version(other)
 
     broken = tmp_path / "broken"
     shutil.copytree(version, broken)
@@ -134,4 +134,4 @@ def test_something_else_than_a_version_is_refused(version, tmp_path):
     with pytest.raises(
         ValueError, match=r"can be read \(.+\). Received: model"
     ):
-        BytesModel(broken)
+        load_version(broken)

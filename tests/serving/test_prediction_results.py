@@ -295,3 +295,49 @@ def test_a_full_disk_loses_nothing(room, path, whole):
         assert results.done == done
         write(results)
     assert path.read_bytes() == whole
+
+
+def printed(kind, capsys):
+    rows = kind(2)
+    results = prediction_results.PrintedResults(rows, len(PREDICTIONS))
+    write(results)
+    return results, capsys.readouterr().out
+
+
+def test_json_is_printed_as_it_would_be_written(tmp_path, capsys):
+    with opened(tmp_path / "labels.jsonl") as results:
+        write(results)
+    _, text = printed(prediction_results.JsonRows, capsys)
+    assert text.encode() == (tmp_path / "labels.jsonl").read_bytes()
+
+
+def test_a_table_has_a_line_for_an_image_and_one_for_each_class(capsys):
+    results, text = printed(prediction_results.TableRows, capsys)
+    header, *lines = text.splitlines()
+    assert header == "   score  class  label"
+    assert lines[:6] == [
+        "plain.jpg",
+        "  0.9000      3  plain.jpg!",
+        "  0.0000      0  b",
+        "with, comma.jpg",
+        "  0.9000      3  with, comma.jpg!",
+        "  0.0000      1  b",
+    ]
+    assert lines[6] == 'with "quotes".jpg: empty'
+    # What would break a line or command a terminal is spelled out.
+    assert len(lines) == 3 * 8 + 3
+    assert "two\\nlines.jpg" in lines
+    assert all(line.isprintable() for line in lines)
+    assert (results.done, results.total) == (11, 11)
+    assert results.statuses == {OK: 8, "empty": 3}
+
+
+def test_only_the_first_without_labels_are_kept_by_name(capsys):
+    rows = prediction_results.TableRows(2)
+    results = prediction_results.PrintedResults(rows, 10)
+    bad = [Prediction(f"{i}\x1b.png", "empty", (), (), ()) for i in range(5)]
+    for prediction in bad:
+        results.write([prediction])
+    results.write(bad)
+    assert results.without == [f"{i}\\x1b.png (empty)" for i in range(3)]
+    assert results.statuses == {"empty": 10}

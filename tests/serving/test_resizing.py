@@ -4,6 +4,7 @@ import pytest
 
 from lambda_keras.models import build_model
 from lambda_keras.serving.resizing import resize_model
+from lambda_keras.weights.resampling import resample_table
 from tests.serving.models import random_images
 from tests.serving.models import tiny_classifier
 
@@ -50,9 +51,23 @@ def test_a_flat_layer_keeps_its_size():
         resize_model(model, (6, 6, 1))
 
 
-def test_a_global_receptive_field_keeps_its_size():
+def test_global_tables_are_resampled_and_that_is_said():
+    model = tiny_classifier((8, 8, 3), receptive_field=None)
+    table = model.layers[1].position_embeddings
+    with pytest.warns(UserWarning, match=r"resampled .*lambda_layer/position"):
+        larger = resize_model(model, (12, 10, 3))
+    for weight, resized in zip(model.weights, larger.weights, strict=True):
+        expected = keras.ops.convert_to_numpy(weight)
+        if weight is table:
+            assert expected.shape[:2] == (15, 15)
+            expected = resample_table(expected, (23, 19))
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(resized), expected
+        )
+
+
+def test_a_global_receptive_field_is_of_some_size():
     model = tiny_classifier((8, 8, 3), receptive_field=None)
     message = r"fit images of any size \(.*\)\. Received: model=tiny_classifier"
-    for shape in (12, 12, 3), (None, None, 3):
-        with pytest.raises(ValueError, match=message):
-            resize_model(model, shape)
+    with pytest.raises(ValueError, match=message):
+        resize_model(model, (None, None, 3))

@@ -30,10 +30,13 @@ OTHERS = [
 # One of each kind of receptive field and stem; the others differ in depth.
 OF_ANY_SIZE = [
     *("lambda_resnet_50", "lambda_resnet_v1_50", "lambda_resnet_tiny"),
-    *("lambda_resnet_v1_50_k8_h8_u8", "resnet_50"),
+    *("lambda_resnet_v1_50_k8_h8_u8", "lambda_resnet_26t", "resnet_50"),
 ]
 # A minute for each, where the SavedModel alone takes ten seconds.
-IN_ALL_FORMATS = [*OF_ANY_SIZE, "lambda_resnet_101_u4", *OTHERS]
+IN_ALL_FORMATS = [
+    *(*OF_ANY_SIZE, *OTHERS, "lambda_resnet_101_u4"),
+    *("lambda_resnet_26rpt", "lambda_resnet_50ts"),
+]
 
 
 def reduced(name):

@@ -11,53 +11,60 @@ from lambda_keras.models import build_model
 from lambda_keras.models import get_spec
 from lambda_keras.training import preparation
 from lambda_keras.training import run
-from lambda_keras.training.preparation import find_spec
-from lambda_keras.training.preparation import load_fitting_weights
 from lambda_keras.training.preparation import prepare
 from lambda_keras.training.recipe import Recipe
+from lambda_keras.training.specs import find_spec
 from lambda_keras.training.strategy import TensorFlowDistribution
 from tests.replicas import two_replicas
 
 NARROW = dataclasses.replace(get_spec("resnet_tiny"), width=4)
 
 
-def narrow_model(classes=3, **kwargs):
-    return build_model(NARROW, input_shape=(8, 8, 1), classes=classes, **kwargs)
+def narrow_recipe(weights, **changes):
+    """A run on digits, of which there are ten classes."""
+    settings = {"model": "resnet_tiny", "width": 4, "weights": str(weights)}
+    return Recipe(**{**settings, **changes})
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
-def test_weights_that_fit_are_loaded_and_the_others_named(suffix, tmp_path):
+@pytest.mark.parametrize("classes", [3, 10])
+def test_weights_that_fit_are_loaded_and_the_others_named(
+    suffix, classes, tmp_path
+):
     path = tmp_path / f"model{suffix}"
-    trained = narrow_model(classes=3)
+    trained = build_model(NARROW, input_shape=(8, 8, 1), classes=classes)
     trained.set_weights([x + 1 for x in trained.get_weights()])
     (trained.save if suffix == ".keras" else trained.save_weights)(path)
 
-    model = narrow_model(classes=5)
-    before = model.get_layer("predictions").get_weights()
-    assert load_fitting_weights(model, path) == ("predictions",)
-    for layer in model.layers:
+    prepared = prepare(narrow_recipe(path))
+    assert prepared.fresh == (("predictions",) if classes == 3 else ())
+    for layer in prepared.model.layers:
+        if layer.name in prepared.fresh:
+            continue
         expected = trained.get_layer(layer.name).get_weights()
-        if layer.name == "predictions":
-            expected = before
         for value, wanted in zip(layer.get_weights(), expected, strict=True):
             np.testing.assert_array_equal(value, wanted)
-    assert load_fitting_weights(narrow_model(classes=3), path) == ()
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.keras", None, r"h5 file that exists. Received"),
-        ("model.h5", b"", r"h5 file that exists. Received"),
+        ("imagenet", None, "imagenet"),
+        ("none.keras", None, r"a file that exists. Received"),
+        ("model.h5", b"", r"or the path of a .* file. Received"),
         ("broken.keras", b"x", "cannot be read"),
         ("broken.weights.h5", b"x", "cannot be read"),
+        ("broken.safetensors", b"x", "Received: "),
     ],
 )
-def test_weights_that_cannot_be_read(name, content, message, tmp_path):
+def test_weights_that_cannot_be_read(
+    name, content, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        load_fitting_weights(narrow_model(), tmp_path / name)
+        prepare(narrow_recipe(name))
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
@@ -65,7 +72,25 @@ def test_weights_of_another_model_are_refused(tmp_path):
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(7)])
     other.save_weights(path)
     with pytest.raises(ValueError, match="no layer has the shapes"):
-        load_fitting_weights(narrow_model(), path)
+        prepare(narrow_recipe(path))
+
+
+def test_a_run_may_be_narrower_than_its_model():
+    model = prepare(Recipe(model="resnet_tiny", width=4)).model
+    assert model.get_layer("c2_block0_conv1").filters == 4
+    assert model.name == "resnet_tiny"
+
+
+def test_evaluation_crops_as_the_model_wants_it(photographs, monkeypatch):
+    monkeypatch.setattr(preparation, "build_model", small_model)
+    for model, crop, interpolation in (
+        ("lambda_resnet_26t", 0.94, "bicubic"),
+        ("lambda_resnet_50", None, "bilinear"),
+    ):
+        recipe = photograph_recipe(photographs, model=model)
+        preprocessing = prepare(recipe).preprocessing
+        assert preprocessing.crop == crop
+        assert preprocessing.interpolation == interpolation
 
 
 def test_models_for_one_channel_take_photographs_too():
@@ -93,7 +118,7 @@ def test_a_model_that_there_is_not_for_such_images(name, channels, message):
         ({"steps_per_execution": 5}, r"must divide 39, .*_execution=5$"),
         ({"image_size": 32}, r"left out for digits, .* image_size=32$"),
         ({"labels": 20, "batch_size": 32}, r"batch_size` must be from 1 to 20"),
-        ({"weights": "none.keras"}, r"Received: weights=none.keras$"),
+        ({"weights": "none.keras"}, r"Received: weights='none.keras'$"),
     ],
 )
 def test_settings_that_do_not_fit_each_other(changes, message):

@@ -8,6 +8,7 @@ from lambda_keras.training.recipe import Recipe
 from lambda_keras.training.recipes import RECIPES
 from lambda_keras.training.recipes import find_recipe
 from lambda_keras.training.recipes import paper_350ep
+from lambda_keras.weights import CHECKPOINTS
 
 
 def test_every_setting_is_explained_and_its_default_allowed():
@@ -57,6 +58,8 @@ def test_values_out_of_range(name, allowed, refused):
             "`process_id` must be below `num_processes`",
         ),
         ({"pseudo_share": 0.5}, "unless `pseudo` is given"),
+        ({"freeze": "backbone"}, "unless `weights` are given"),
+        ({"freeze": "head", "weights": "x.keras"}, "one of: nothing, backbon"),
         ({"profile_steps": "3,4"}, "unless `tensorboard` is set"),
         ({"profile_steps": "4,3", "tensorboard": True}, "two step numbers"),
         ({"profile_steps": "4", "tensorboard": True}, "two step numbers"),
@@ -77,6 +80,7 @@ def test_settings_that_go_together():
         process_id=1,
     )
     Recipe(pseudo="labels", pseudo_share=0.5)
+    Recipe(weights="imagenet", freeze="backbone")
     Recipe(tensorboard=True, profile_steps="10,20")
 
 
@@ -88,6 +92,12 @@ def test_each_recipe_names_its_model_and_says_how_it_is_run(name):
         f"lambda_keras.training.recipes.{name}", fromlist=["RECIPE"]
     )
     assert "lambda-keras train" in module.__doc__
+
+
+def test_fine_tuning_starts_from_weights_that_there_are():
+    recipe = find_recipe("finetune")
+    assert recipe.weights == "imagenet"
+    assert get_spec(recipe.model).name in CHECKPOINTS
 
 
 def test_the_digits_recipe_is_the_default():

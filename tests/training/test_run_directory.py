@@ -68,6 +68,18 @@ def test_settings_that_differ_are_named(tmp_path):
     assert (directory / "history.csv").exists()
 
 
+def test_a_run_of_a_version_with_fewer_settings_may_be_continued(tmp_path):
+    directory = stopped_run(tmp_path / "run")
+    older = {k: v for k, v in vars(RECIPE).items() if k != "freeze"}
+    (directory / "recipe.json").write_text(json.dumps(older))
+    with run_directory(directory, RECIPE):
+        pass
+    recipe = dataclasses.replace(RECIPE, weights="a", freeze="backbone")
+    with pytest.raises(ValueError, match=r"freeze=backbone \(there nothing"):
+        with run_directory(directory, recipe):
+            pass
+
+
 def test_a_recipe_that_cannot_be_read_is_an_error(tmp_path):
     directory = stopped_run(tmp_path / "run")
     (directory / "recipe.json").write_text("{")
