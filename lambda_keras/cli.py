@@ -14,6 +14,7 @@ import sys
 import tempfile
 import textwrap
 import typing
+import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -363,7 +364,22 @@ def _run(command: Command, settings: typing.Any) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with held_back_stderr():
         module = importlib.import_module(command.module)
-    module.run(settings)
+    with plain_warnings():
+        module.run(settings)
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Shows warnings as a line for people, and not where in the code they are.
+
+    One may say that weights were resampled, which is nobody's mistake.
+    """
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -282,6 +283,20 @@ def test_help_says_which_arguments_are_no_flags(capsys, monkeypatch):
     assert "  FILE ...\n      Some files." in printed
     assert "--files" not in printed
     assert "  --from=here\n      Where from." in printed
+
+
+def test_warnings_are_lines_for_people():
+    with pytest.warns(UserWarning, match="resampled") as caught:
+        with cli.plain_warnings():
+            warnings.warn("Tables were resampled.", stacklevel=1)
+            (warning,) = caught
+            shown = warnings.formatwarning(
+                warning.message, warning.category, "file.py", 7
+            )
+    assert shown == "warning: Tables were resampled.\n"
+    assert "file.py:7" in warnings.formatwarning(
+        warning.message, warning.category, "file.py", 7
+    )
 
 
 def test_standard_error_is_held_back_unless_the_block_fails(capfd):

@@ -1,5 +1,6 @@
 """`lambda-keras export`: from a checkpoint to what servers run."""
 
+import contextlib
 import shlex
 
 import numpy as np
@@ -18,6 +19,8 @@ from lambda_keras.data.preprocessing import Preprocessing
 from lambda_keras.data.sources import load_split
 from lambda_keras.models import count_parameters
 from lambda_keras.models import get_spec
+from lambda_keras.models.imagenet import CLASSES
+from lambda_keras.models.imagenet import imagenet_class_names
 from lambda_keras.serving.check import CheckReport
 from lambda_keras.serving.check import check_version
 from lambda_keras.serving.export import DESCRIPTION
@@ -41,6 +44,7 @@ from lambda_keras.training.model_files import load_model
 from lambda_keras.training.predictor import show_some
 from lambda_keras.training.strategy import hide_gpus
 from lambda_keras.training.trained_run import find_run
+from lambda_keras.weights import CHECKPOINTS
 
 CHECK_BATCH_SIZE = 32
 
@@ -147,7 +151,16 @@ def _choose_names(settings, model, of_model, of_images):
             f"Received: dataset={settings.dataset}, with the classes "
             f"{show_some(of_images)}"
         )
-    return of_model or of_images
+    return of_model or of_images or _imagenet_names(model)
+
+
+def _imagenet_names(model):
+    """Names the classes of timm's weights, if that can be done."""
+    if model.name in CHECKPOINTS and model.output_shape[-1] == CLASSES:
+        # The names are not there and there is no network.
+        with contextlib.suppress(OSError):
+            return imagenet_class_names()
+    return ()
 
 
 def _choose_preprocessing(settings, model, trained):
@@ -214,6 +227,12 @@ def _describe_crop(preprocessing):
     )
 
 
+def _describe_labels(model, class_names):
+    if not class_names:
+        return "Its labels are numbers: no names are known."
+    return f"Its {len(class_names):,} labels are {show_some(class_names)}."
+
+
 def _print(settings, model, class_names, preprocessing, version, reports):
     kept = sum(path.stat().st_size for path in version.rglob("*"))
     lines = [
@@ -232,11 +251,7 @@ def _print(settings, model, class_names, preprocessing, version, reports):
         "",
         f"Of an encoded image it takes {_describe_crop(preprocessing)}, "
         f"resized to {height}x{width}.",
-        *(
-            []
-            if class_names
-            else ["Its labels are numbers: no names are known."]
-        ),
+        _describe_labels(model, class_names),
         "",
         *(f"{report}\n" for report in reports),
     ]

@@ -69,7 +69,8 @@ class RequestPreprocessing:
 
     def __post_init__(self):
         height, width, channels = self.image_shape
-        is_part = not isinstance(self.crop, str) and 0 < self.crop <= 1
+        is_number = isinstance(self.crop, (int, float))
+        is_part = is_number and 0 < self.crop <= 1
         if not is_part and self.crop not in (CENTER, WHOLE):
             raise ValueError(
                 f"`crop` must be one of: {CENTER}, {WHOLE}; or above 0 and at "

@@ -37,7 +37,7 @@ def build_named_model(
         ValueError: If the weights cannot be read or are of another model.
         OSError: If they cannot be downloaded.
     """
-    spec, classes, size = describe_weights(weights, spec)
+    spec, classes, size, path = describe_weights(weights, spec)
     if classes is None:
         raise ValueError(
             "`weights` must be those of a model with a classifier. "
@@ -49,7 +49,7 @@ def build_named_model(
         spec,
         input_shape=(*size, len(spec.mean)),
         classes=classes,
-        weights=weights,
+        weights=path,
     )
 
 

@@ -68,25 +68,28 @@ def find_model(
         ValueError: If it is none of these, or if only the architecture is, or
             is not, there.
     """
-    found = _find_model(expand(path, name), name)
+    expanded = expand(path, name)
+    hosted = None
+    if not expanded.exists():
+        hosted = _find_checkpoint(os.fspath(path))
+    found = expanded if hosted else _find_model(expanded, name)
     if (architecture is not None) != found.name.endswith(".weights.h5"):
         raise ValueError(
             "`architecture` must be given for a .weights.h5 file, and for "
             "nothing else. Received: "
             f"architecture={architecture}, {name}={found}"
         )
-    return found
+    if hosted is None:
+        return found
+    try:
+        return download(hosted)
+    # Says what to install.
+    except ImportError as error:
+        raise ValueError(f"{error} Received: {name}={path}") from error
 
 
 def _find_model(path, name):
     if not path.exists():
-        hosted = _find_checkpoint(os.fspath(path))
-        if hosted is not None:
-            try:
-                return download(hosted)
-            # Says what to install.
-            except ImportError as error:
-                raise ValueError(f"{error} Received: {name}={path}") from error
         raise ValueError(
             f"`{name}` must be a file or a directory. Received: {name}={path}, "
             "which does not exist"

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 
 from lambda_keras.models import ModelSpec
-from lambda_keras.models import build_model
 from lambda_keras.models import get_spec
 from lambda_keras.weights.timm import write_timm
 from lambda_keras.weights.timm_tensors import list_timm_tensors
+from lambda_keras.weights.weightless import build_weightless
 
 _FIRST_BLOCK, _CLASSIFIER = "c2_block0_conv1", "predictions"
 # Layers that timm's weights say nothing of: they normalize pixels, or are for
@@ -74,13 +74,11 @@ def timm_spec(model: keras.Model) -> ModelSpec:
         if missing:
             raise ValueError(f"there is no layer {', '.join(sorted(missing))}")
         spec = dataclasses.replace(spec, width=layers[_FIRST_BLOCK].filters)
-        # Only its layers are looked at: their weights take no memory.
-        with keras.StatelessScope(initialize_variables=False):
-            other = build_model(
-                spec,
-                input_shape=model.input_shape[1:],
-                classes=layers[_CLASSIFIER].units,
-            )
+        other = build_weightless(
+            spec,
+            input_shape=model.input_shape[1:],
+            classes=layers[_CLASSIFIER].units,
+        )
     # The latter for layers of these names and of another kind.
     except (ValueError, AttributeError) as error:
         raise ValueError(

@@ -1,9 +1,12 @@
 """Checkpoints on the Hugging Face hub, checked before they are used."""
 
+import contextlib
 import dataclasses
 import hashlib
+import importlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +153,11 @@ def download(
     transfer goes on where it ended, a few times; a later call starts again.
     Each time, the file has to be what the hub says that it is (its SHA-256)
     and to have every key and shape of the model. One that has not is deleted
-    from the cache.
+    from the cache; what a link there leads to elsewhere stays.
 
-    Without symbolic links the cache does not keep what the hub says, which is
-    then asked for; offline, the file goes by what was checked before.
+    Where the cache does not keep what the hub says (without symbolic links,
+    or with a link of one's own), the hub is asked; offline, the file goes by
+    what was checked before.
 
     Args:
         checkpoint: The checkpoint.
@@ -177,15 +181,16 @@ def download(
     """
     hub = _import_hub()
     try:
-        path = Path(
-            hub.hf_hub_download(
-                checkpoint.repo_id,
-                checkpoint.file_name,
-                revision=checkpoint.revision,
-                cache_dir=cache_dir,
-                endpoint=endpoint,
+        with _without_warnings(hub):
+            path = Path(
+                hub.hf_hub_download(
+                    checkpoint.repo_id,
+                    checkpoint.file_name,
+                    revision=checkpoint.revision,
+                    cache_dir=cache_dir,
+                    endpoint=endpoint,
+                )
             )
-        )
     # Each version of the library has the errors of another HTTP client.
     except Exception as error:
         raise OSError(
@@ -198,23 +203,41 @@ def download(
         _check_sha256(hub, checkpoint, path, endpoint)
         _check_model(checkpoint, path)
     except ValueError as error:
-        _delete(hub, path, cache_dir)
+        outcome = "was deleted from the cache"
+        try:
+            _delete(checkpoint, path, isinstance(error, _DamagedError))
+        except OSError as failure:
+            reason = first_line(failure)
+            outcome = f"could not be deleted from the cache ({reason})"
         raise ValueError(
             f"{checkpoint.file_name} of {checkpoint.repo_id} is not what it "
-            f"has to be and was deleted from the cache. {error}"
+            f"has to be and {outcome}. {error}"
         ) from error
     return path
 
 
 def _import_hub() -> Any:
     try:
-        import huggingface_hub
+        # What is downloaded cannot be checked without it.
+        importlib.import_module("safetensors")
+        return importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise ImportError(
-            "Weights on the hub need the library `huggingface_hub`: "
+            f"Weights on the hub need the library `{error.name}`: "
             '`pip install "lambda_keras[weights]"`.'
         ) from error
-    return huggingface_hub
+
+
+@contextlib.contextmanager
+def _without_warnings(hub: Any) -> Iterator[None]:
+    """Leaves what goes wrong to the one error in which it ends."""
+    logging = hub.logging
+    level = logging.get_verbosity()
+    logging.set_verbosity(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _reason(error: Exception) -> str:
@@ -222,6 +245,10 @@ def _reason(error: Exception) -> str:
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     return first_line(error) or type(error).__name__
+
+
+class _DamagedError(ValueError):
+    """A file has not the bytes that it is known by."""
 
 
 def _check_sha256(
@@ -238,7 +265,7 @@ def _check_sha256(
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != stated:
-        raise ValueError(
+        raise _DamagedError(
             f"Its SHA-256 must be {stated}. Received: sha256={digest}"
         )
 
@@ -248,8 +275,11 @@ def _stated_hash(
 ) -> str | None:
     """Returns what the hub says of a file in the cache, where it is known."""
     if path.is_symlink():
-        # To what the library named by it. That may be a link itself.
-        return os.path.basename(os.readlink(path))
+        # Not followed to the end: the library's links may lead to others.
+        blob = path.parent / os.readlink(path)
+        blobs = _repository(checkpoint, path) / "blobs"
+        if blob.parent.resolve() == blobs.resolve():
+            return blob.name
     url = hub.hf_hub_url(
         checkpoint.repo_id,
         checkpoint.file_name,
@@ -272,22 +302,29 @@ def _check_model(checkpoint: Checkpoint, path: Path) -> None:
         )
 
 
-def _delete(
-    hub: Any, path: Path, cache_dir: str | os.PathLike[str] | None
-) -> None:
-    """Deletes a file from the cache with all revisions that have it."""
-    target = path.resolve()
-    try:
-        cache = hub.scan_cache_dir(cache_dir)
-        revisions = {
-            revision.commit_hash
-            for repo in cache.repos
-            for revision in repo.revisions
-            for file in revision.files
-            if file.blob_path.resolve() == target
-        }
-        cache.delete_revisions(*revisions).execute()
-    finally:
-        # The library leaves out a repository where it finds anything odd.
-        for remains in (path, target):
-            remains.unlink(missing_ok=True)
+def _repository(checkpoint: Checkpoint, path: Path) -> Path:
+    """Returns the directory of the cache that has `snapshots/*/file_name`."""
+    return path.parents[checkpoint.file_name.count("/") + 2]
+
+
+def _delete(checkpoint: Checkpoint, path: Path, is_damaged: bool) -> None:
+    """Deletes a file under all names that it has in its repository's cache.
+
+    Links are deleted, and not followed: what is elsewhere is not the cache's.
+    """
+    repository, target = _repository(checkpoint, path), path.resolve()
+    names = [
+        name
+        for pattern in ("blobs/*", f"snapshots/*/{checkpoint.file_name}")
+        for name in repository.glob(pattern)
+        if name.resolve() == target
+        and name.parent.resolve().is_relative_to(repository.resolve())
+    ]
+    if path not in names:
+        raise OSError("its directory is a link to another place")
+    # Repositories share this store. Only bytes that are wrong are so for all.
+    store = (repository.parent / "blobs").resolve()
+    if is_damaged and target.parent.parent == store:
+        names.insert(0, target)
+    for name in names:
+        name.unlink(missing_ok=True)

@@ -46,7 +46,8 @@ def open_weights(
         as one.
 
     Raises:
-        ValueError: If there is no such file, or it is not one of Keras'.
+        ValueError: If there is no such file, it is not one of Keras', or it
+            does not have all the numbers that it tells of.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -59,39 +60,34 @@ def open_weights(
         yield stored
 
 
-def read_array(stored: Any) -> np.ndarray:
+def read_array(stored: Any, path: str | os.PathLike[str]) -> np.ndarray:
     """Reads a weight that `open_weights` found.
 
     Args:
         stored: The weight. An array is returned as it is.
+        path: The file that it is in.
 
     Returns:
         An array, of float32 or float64.
 
     Raises:
-        ValueError: If it is not stored as Keras does, or has values that are
-            not finite.
+        ValueError: If it cannot be read, or has values that are not finite.
     """
     if isinstance(stored, np.ndarray):
         return stored
-    where = f"Received: `{stored.name}` of {stored.file.filename}"
-    if stored.external or stored.id.get_storage_size() != stored.nbytes:
-        # Else the file could be small and the array as large as it likes.
-        raise ValueError(
-            f"Weights must be stored as Keras does, uncompressed. {where}"
-        )
     try:
         array = stored[()]
     except OSError as error:
-        raise ValueError(
-            f"Weights cannot be read ({first_line(error)}). {where}"
-        ) from error
+        raise _unreadable(path, error) from error
     if _is_bfloat16(stored):
         # NumPy alone has no bfloat16: it is the upper half of a float32.
         array = (array.view("uint16").astype("uint32") << 16).view("float32")
     array = array.astype(np.promote_types(array.dtype, "float32"), copy=False)
     if not np.isfinite(array).all():
-        raise ValueError(f"Weights must be finite, with no NaN. {where}")
+        raise ValueError(
+            f"Weights must be finite: there are infinities or NaN in "
+            f"`{stored.name}`. Received: weights={os.fspath(path)!r}"
+        )
     return array
 
 
@@ -127,6 +123,7 @@ def _find_weights(
             or not group.startswith("layers/")
         ):
             continue
+        _check_storage(dataset)
         layer = _layer_name(group.removesuffix("/vars"), objects)
         known = dict(enumerate(names.get(layer, ())))
         weight = f"{layer}/{known.get(int(number), number)}"
@@ -134,6 +131,22 @@ def _find_weights(
             raise ValueError(f"there are two layers of the name {layer}")
         stored[weight] = dataset
     return stored
+
+
+def _check_storage(dataset: h5py.Dataset) -> None:
+    """Sees to it that the file has all the numbers that it tells of.
+
+    Else it could be small, and the arrays and models as large as it likes.
+    """
+    if (
+        dataset.shape is None
+        or dataset.external
+        or dataset.id.get_storage_size() != dataset.nbytes
+    ):
+        raise ValueError(
+            f"`{dataset.name}` of shape {dataset.shape} is not stored as Keras "
+            "does: here, whole and uncompressed"
+        )
 
 
 def _layer_name(group: str, objects: Mapping[str, Any]) -> str:

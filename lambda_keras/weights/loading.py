@@ -2,13 +2,13 @@
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -16,19 +16,24 @@ import keras
 import numpy as np
 
 from lambda_keras.models import ModelSpec
-from lambda_keras.models import build_model
 from lambda_keras.weights import keras_files
+from lambda_keras.weights.comparison import CLASSIFIER
+from lambda_keras.weights.comparison import Shape
+from lambda_keras.weights.comparison import compare
+from lambda_keras.weights.comparison import has_global_tables
+from lambda_keras.weights.comparison import layer_name
+from lambda_keras.weights.comparison import name_some
+from lambda_keras.weights.comparison import names_by_layer
 from lambda_keras.weights.hub import download
 from lambda_keras.weights.hub import find_checkpoint
 from lambda_keras.weights.resampling import resample_table
 from lambda_keras.weights.timm import read_timm
 from lambda_keras.weights.timm import recognize
+from lambda_keras.weights.timm import weight_shapes
+from lambda_keras.weights.weightless import build_weightless
 
 HOSTED = "imagenet"
 TIMM_SUFFIX = ".safetensors"
-
-_CLASSIFIER = "predictions"
-_NAMED_PROBLEMS = 3
 
 Weights = str | os.PathLike[str]
 
@@ -58,8 +63,8 @@ def check_weights(weights: Weights, spec: ModelSpec) -> None:
     # No other file system: `gs://` has none of these.
     if not os.path.isfile(os.path.expanduser(path)):
         raise ValueError(
-            "`weights` must be the path of a file that exists. "
-            f"Received: weights={path!r}"
+            "`weights` must be the path of a file that exists, on a disk of "
+            f"this machine. Received: weights={path!r}"
         )
 
 
@@ -94,8 +99,8 @@ def load_weights(
         ValueError: If it cannot be read or does not fit.
 
     Warns:
-        UserWarning: If tables are resampled, or a classifier keeps its random
-            weights although `strict`.
+        UserWarning: If tables are resampled, a classifier keeps its random
+            weights although `strict`, or layers of the file are left out.
 
     Example:
 
@@ -105,34 +110,41 @@ def load_weights(
     >>> load_weights(model, spec, "digits.weights.h5", strict=False)
     ('predictions',)
     """
-    with _open(weights, spec, model) as stored:
-        found = _compare(model, spec, stored)
+    with _open(weights, spec, model) as (path, stored):
+        found = compare(model, spec, _shapes(stored))
         fresh = found.fresh_layers(model)
         if strict:
-            _refuse_problems(found, model, weights)
-        elif len(fresh) == len({_layer(x.path) for x in model.weights}):
+            found.refuse_problems(model, weights)
+        elif len(fresh) == len({layer_name(x.path) for x in model.weights}):
             raise ValueError(
                 f"`weights` must be of {model.name}: no layer has the shapes "
                 "of those in the file. "
                 f"Received: weights={os.fspath(weights)!r}"
             )
-        values = {
-            weight.path: keras_files.read_array(stored[weight.path])
+        arrays = {
+            weight.path: keras_files.read_array(stored[weight.path], path)
             for weight in model.weights
-            if _layer(weight.path) not in fresh
+            if layer_name(weight.path) not in fresh
         }
-    told = _resample_tables(found.tables, values)
+    _check_variances(arrays, weights)
+    told = _resample_tables(found.tables, arrays)
     if strict and fresh:
         told.append(
             f"The classifier of `{model.name}` keeps its random weights: "
             "those of the file are for another number of classes."
         )
+    unused = found.unused_layers()
+    if unused:
+        told.append(
+            f"The file has {len(unused)} layers that `{model.name}` does not "
+            f"have, and that are left out: {name_some(unused)}."
+        )
+    chosen = [weight for weight in model.weights if weight.path in arrays]
+    values = [_cast(arrays[x.path], x, weights) for x in chosen]
     for message in told:
-        # At the caller of `build_model`.
-        warnings.warn(message, stacklevel=3)
-    for weight in model.weights:
-        if weight.path in values:
-            weight.assign(values[weight.path])
+        warnings.warn(message, stacklevel=_stacklevel_of_user())
+    for weight, value in zip(chosen, values, strict=True):
+        weight.assign(value)
     return fresh
 
 
@@ -160,13 +172,15 @@ def read_weights(weights: Weights, spec: ModelSpec) -> dict[str, np.ndarray]:
     >>> read_weights("digits.weights.h5", spec)["predictions/bias"].shape
     (10,)
     """
-    model = _weightless_model(spec)
-    with _open(weights, spec, model) as stored:
-        _refuse_problems(_compare(model, spec, stored), model, weights)
-        return {
-            weight.path: keras_files.read_array(stored[weight.path])
+    model = build_weightless(spec)
+    with _open(weights, spec, model) as (path, stored):
+        compare(model, spec, _shapes(stored)).refuse_problems(model, weights)
+        arrays = {
+            weight.path: keras_files.read_array(stored[weight.path], path)
             for weight in model.weights
         }
+    _check_variances(arrays, weights)
+    return arrays
 
 
 class WeightsFile(NamedTuple):
@@ -177,11 +191,14 @@ class WeightsFile(NamedTuple):
         classes: The number of classes; `None` without a classifier.
         image_size: The height and width of the images: what global tables
             are made for, otherwise the spec's.
+        path: The file itself, also where the weights have a name: whoever
+            goes on with this path has a download checked only once.
     """
 
     spec: ModelSpec
     classes: int | None
     image_size: tuple[int, int]
+    path: str
 
 
 def describe_weights(
@@ -222,10 +239,18 @@ def describe_weights(
                 f"`weights` must be of {spec.name}, and are of "
                 f"{recognized.name}. Received: weights={path!r}"
             )
-        return _describe(recognized, read_timm(path, recognized))
-    names = _names_by_layer(_weightless_model(spec))
-    with keras_files.open_weights(path, names) as stored:
-        return _describe(spec, stored)
+        spec, shapes = recognized, weight_shapes(path, recognized)
+    else:
+        names = names_by_layer(build_weightless(spec))
+        with keras_files.open_weights(path, names) as stored:
+            shapes = _shapes(stored)
+        spec = _with_width(spec, shapes)
+        # Else a small file could tell of a model as large as it likes.
+        has_top = f"{CLASSIFIER}/kernel" in shapes
+        model = build_weightless(spec, include_top=has_top)
+        compare(model, spec, shapes).refuse_problems(model, path)
+    *_, classes = shapes.get(f"{CLASSIFIER}/kernel", (None,))
+    return WeightsFile(spec, classes, _image_size(spec, shapes), path)
 
 
 def _local_path(weights: Weights, spec: ModelSpec | None) -> str:
@@ -237,28 +262,26 @@ def _local_path(weights: Weights, spec: ModelSpec | None) -> str:
     return os.path.expanduser(path)
 
 
-def _describe(spec: ModelSpec, stored: Mapping[str, Any]) -> WeightsFile:
-    def last_size(name: str) -> int | None:
-        return stored[name].shape[-1] if name in stored else None
-
-    width = last_size("c2_block0_conv1/kernel") or spec.width
-    return WeightsFile(
-        spec=dataclasses.replace(spec, width=width),
-        classes=last_size(f"{_CLASSIFIER}/bias"),
-        image_size=_image_size(spec, stored),
-    )
+def _with_width(spec: ModelSpec, shapes: Mapping[str, Shape]) -> ModelSpec:
+    *_, width = shapes.get("c2_block0_conv1/kernel") or (spec.width,)
+    try:
+        return dataclasses.replace(spec, width=width or spec.width)
+    except ValueError:  # No multiple of the number of heads.
+        return spec
 
 
-def _image_size(spec: ModelSpec, stored: Mapping[str, Any]) -> tuple[int, int]:
+def _image_size(
+    spec: ModelSpec, shapes: Mapping[str, Shape]
+) -> tuple[int, int]:
     """Takes the size from the finest maps that have a global table."""
     stride = spec.total_stride // math.prod(spec.strides)
     for stage, blocks in enumerate(spec.mixer_blocks):
         for block in blocks:
             name = f"c{stage + 2}_block{block}_lambda/position_embeddings"
-            if _has_global_tables(spec) and name in stored:
+            if has_global_tables(spec) and name in shapes:
                 # The stride of a stage comes after the first mixing layer.
                 stride *= spec.strides[stage] if block else 1
-                rows, columns, *_ = stored[name].shape
+                rows, columns, *_ = shapes[name]
                 return (rows + 1) // 2 * stride, (columns + 1) // 2 * stride
         stride *= spec.strides[stage]
     return spec.image_size, spec.image_size
@@ -267,112 +290,55 @@ def _image_size(spec: ModelSpec, stored: Mapping[str, Any]) -> tuple[int, int]:
 @contextlib.contextmanager
 def _open(
     weights: Weights, spec: ModelSpec, model: keras.Model
-) -> Iterator[Mapping[str, Any]]:
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Finds the file, and what is in it by the paths of weights."""
     path = _local_path(weights, spec)
     if path.endswith(TIMM_SUFFIX):
-        yield read_timm(path, spec)
+        yield path, read_timm(path, spec)
         return
-    with keras_files.open_weights(path, _names_by_layer(model)) as stored:
-        yield stored
+    with keras_files.open_weights(path, names_by_layer(model)) as stored:
+        yield path, stored
 
 
-def _weightless_model(spec: ModelSpec) -> keras.Model:
-    """Builds a model that has names and shapes, and no numbers."""
-    with keras.StatelessScope(initialize_variables=False):
-        return build_model(spec)
+def _shapes(stored: Mapping[str, Any]) -> dict[str, Shape]:
+    return {path: tuple(array.shape) for path, array in stored.items()}
 
 
-def _names_by_layer(model: keras.Model) -> Mapping[str, Sequence[str]]:
-    names = defaultdict(list)
-    for weight in model.weights:
-        layer, _, name = weight.path.rpartition("/")
-        names[layer].append(name)
-    return names
-
-
-def _layer(path: str) -> str:
-    """Returns the name of the model's layer that a weight is in."""
-    return path.partition("/")[0]
-
-
-def _has_global_tables(spec: ModelSpec) -> bool:
-    return spec.mixer == "lambda" and spec.receptive_field is None
-
-
-class _Comparison(NamedTuple):
-    """What of a file and a model differs: weights, by how they do."""
-
-    missing: dict[str, tuple]
-    unexpected: dict[str, tuple]
-    misshapen: dict[str, tuple[tuple, tuple]]
-    tables: dict[str, tuple[tuple, tuple]]
-
-    def fresh_layers(self, model: keras.Model) -> tuple[str, ...]:
-        """The layers that the file does not have in this shape, in order."""
-        fresh = {_layer(path) for path in (*self.missing, *self.misshapen)}
-        return tuple(x.name for x in model.layers if x.name in fresh)
-
-    def problems(self) -> list[str]:
-        """What does not fit but for the number of classes."""
-        missing = [f"`{path}` {x}" for path, x in self.missing.items()]
-        unexpected = [f"`{path}` {x}" for path, x in self.unexpected.items()]
-        misshapen = [
-            f"`{path}` {in_file}, not {in_model}"
-            for path, (in_file, in_model) in self.misshapen.items()
-            if _layer(path) != _CLASSIFIER or in_file[:-1] != in_model[:-1]
-        ]
-        kinds = {
-            "missing": missing,
-            "not expected": unexpected,
-            "of another shape": misshapen,
-        }
-        return [
-            f"{len(texts)} {kind}: {', '.join(texts[:_NAMED_PROBLEMS])}"
-            f"{', ...' if len(texts) > _NAMED_PROBLEMS else ''}"
-            for kind, texts in kinds.items()
-            if texts
-        ]
-
-
-def _compare(
-    model: keras.Model, spec: ModelSpec, stored: Mapping[str, Any]
-) -> _Comparison:
-    found = _Comparison({}, {}, {}, {})
-    expected = {x.path: tuple(x.shape) for x in model.weights}
-    for path, shape in expected.items():
-        in_file = tuple(stored[path].shape) if path in stored else None
-        if in_file is None:
-            found.missing[path] = shape
-        elif in_file != shape:
-            is_table = (
-                _has_global_tables(spec)
-                and path.endswith("_lambda/position_embeddings")
-                and len(in_file) == len(shape)
-                and in_file[-2:] == shape[-2:]
-                and all(taps % 2 for taps in in_file[:-2])
-            )
-            kind = found.tables if is_table else found.misshapen
-            kind[path] = in_file, shape
-    layers = {_layer(path) for path in expected}
-    for path, array in stored.items():
-        if path not in expected and (
-            _CLASSIFIER in layers or _layer(path) != _CLASSIFIER
-        ):
-            found.unexpected[path] = tuple(array.shape)
-    return found
-
-
-def _refuse_problems(
-    found: _Comparison, model: keras.Model, weights: Weights
+def _check_variances(
+    arrays: Mapping[str, np.ndarray], weights: Weights
 ) -> None:
-    problems = found.problems()
-    if problems:
+    for path, array in arrays.items():
+        if path.endswith("/moving_variance") and (array < 0).any():
+            raise ValueError(
+                f"Variances must not be negative, as some of `{path}` are. "
+                f"Received: weights={os.fspath(weights)!r}"
+            )
+
+
+def _cast(array: np.ndarray, weight: Any, weights: Weights) -> Any:
+    """Converts an array to the type of a weight, and checks its range."""
+    # Said below, with the name of the weight.
+    with np.errstate(over="ignore"):
+        tensor = keras.ops.convert_to_tensor(array, dtype=weight.dtype)
+    if not np.isfinite(keras.ops.convert_to_numpy(tensor)).all():
         raise ValueError(
-            f"The file does not hold weights of `{model.name}` with output "
-            f"shape {model.output.shape} and {model.count_params():,} "
-            f"numbers: {'; '.join(problems)}. "
+            f"Weights must be finite in {weight.dtype}: values of "
+            f"`{weight.path}` are too large. "
             f"Received: weights={os.fspath(weights)!r}"
         )
+    return tensor
+
+
+def _stacklevel_of_user() -> int:
+    """Counts the frames up to the first outside of this package."""
+    package, _, _ = __name__.partition(".")
+    level, frame = 0, inspect.currentframe()
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] != package:
+            break
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _resample_tables(
@@ -384,7 +350,7 @@ def _resample_tables(
         if path in values:
             values[path] = resample_table(values[path], in_model[:-2])
             sizes = f"from {_map_size(in_file)} to {_map_size(in_model)}"
-            layers[sizes].append(_layer(path))
+            layers[sizes].append(layer_name(path))
     if not layers:
         return []
     changes = [f"{x} positions in {', '.join(y)}" for x, y in layers.items()]

@@ -46,26 +46,40 @@ def read_timm(
     Raises:
         ImportError: If `safetensors` is not installed.
         ValueError: If the file cannot be read, is of another model, or has
-            values that no model can have.
+            values that are not finite.
     """
-    tensors = list_timm_tensors(spec)
-    _, problems = _compare_header(tensors, _header_shapes(path))
-    if problems:
-        raise ValueError(
-            f"The file does not hold the weights of {_show_spec(spec)}: "
-            f"{_show_problems(problems)}. Received: path={os.fspath(path)!r}"
-        )
+    tensors, _ = _check_header(path, spec)
     names = [name for name, tensor in tensors.items() if tensor.parts]
     arrays: dict[str, np.ndarray] = {}
     for name, array in read_tensors(path, names).items():
         arrays |= tensors[name].to_keras(array)
-    for weight, array in arrays.items():
-        if weight.endswith("/moving_variance") and (array < 0).any():
-            raise ValueError(
-                f"Variances must not be negative, as some of `{weight}` are. "
-                f"Received: path={os.fspath(path)!r}"
-            )
     return arrays
+
+
+def weight_shapes(
+    path: str | os.PathLike[str], spec: ModelSpec
+) -> dict[str, tuple[int, ...]]:
+    """Reads the shapes of the weights of a file of timm's.
+
+    Args:
+        path: The `.safetensors` file, of which only the header is read.
+        spec: The spec of the model that the file is of.
+
+    Returns:
+        A shape for each array that `read_timm` returns.
+
+    Raises:
+        ImportError: If `safetensors` is not installed.
+        ValueError: If the file cannot be read or is of another model.
+    """
+    tensors, sizes = _check_header(path, spec)
+    return {
+        weight: tuple(
+            sizes[size] if isinstance(size, str) else size for size in shape
+        )
+        for tensor in tensors.values()
+        for weight, shape in tensor.parts.items()
+    }
 
 
 def write_timm(
@@ -142,6 +156,20 @@ def recognize(path: str | os.PathLike[str]) -> ModelSpec:
         f"{_show_spec(spec)}: {_show_problems(problems)}. "
         f"Received: path={os.fspath(path)!r}"
     )
+
+
+def _check_header(
+    path: str | os.PathLike[str], spec: ModelSpec
+) -> tuple[Mapping[str, TimmTensor], dict[str, int]]:
+    """Returns timm's tensors, and the sizes that are the file's own."""
+    tensors = list_timm_tensors(spec)
+    sizes, problems = _compare_header(tensors, _header_shapes(path))
+    if problems:
+        raise ValueError(
+            f"The file does not hold the weights of {_show_spec(spec)}: "
+            f"{_show_problems(problems)}. Received: path={os.fspath(path)!r}"
+        )
+    return tensors, sizes
 
 
 def _header_shapes(path) -> dict[str, tuple[int, ...]]:

@@ -127,14 +127,18 @@ def test_weights_of_a_named_model(tmp_path):
     assert description["num_classes"] == 10
 
 
-def test_a_file_of_timm_is_exported_like_its_model(tmp_path):
+def test_a_file_of_timm_is_exported_like_its_model(tmp_path, monkeypatch):
+    from lambda_keras.commands import export as command
     from lambda_keras.models import build_model
     from lambda_keras.weights.conversion import save_as_timm
 
     shape = (64, 64, 3)
     model = build_model(
-        "lambda_resnet_26rpt", width=4, input_shape=shape, classes=6
+        "lambda_resnet_26rpt", width=4, input_shape=shape, classes=1000
     )
+    names = tuple(f"number {index}" for index in range(1000))
+    # In the place of a download.
+    monkeypatch.setattr(command, "imagenet_class_names", lambda: names)
     save_as_timm(model, tmp_path / "timm.safetensors")
     export(
         model=str(tmp_path / "timm.safetensors"),
@@ -146,6 +150,10 @@ def test_a_file_of_timm_is_exported_like_its_model(tmp_path):
     assert description["spec"]["name"] == "lambda_resnet_26rpt"
     assert description["input_shape"] == list(shape)
     assert description["weights_sha256"] == weights_digest(model)
+    assert (version / "assets" / "labels.txt").read_text().split("\n") == [
+        *names,
+        "",
+    ]
     with pytest.raises(CommandError, match="weights fit images of any size"):
         export(
             model=str(tmp_path / "timm.safetensors"),

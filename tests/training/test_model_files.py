@@ -77,6 +77,15 @@ def test_hosted_weights_need_a_library_that_is_then_named(monkeypatch):
         find_model("LambdaResNet101")
 
 
+def test_an_architecture_beside_a_name_is_refused_before_a_download(
+    monkeypatch,
+):
+    monkeypatch.setattr(model_files, "download", pytest.fail)
+    message = "`architecture` must be given for a .weights.h5 file, and for no"
+    with pytest.raises(ValueError, match=message):
+        find_model("LambdaResNet26T", architecture="lambda_resnet_26t")
+
+
 def test_weights_without_a_classifier_label_nothing(tmp_path):
     path = tmp_path / "features.weights.h5"
     build_model(

@@ -10,6 +10,7 @@ from lambda_keras.models import ModelSpec
 from lambda_keras.models import build_model
 from lambda_keras.models import get_spec
 from lambda_keras.weights.timm import write_timm
+from lambda_keras.weights.weightless import build_weightless
 
 KINDS = (".safetensors", ".weights.h5", ".keras")
 
@@ -65,8 +66,7 @@ def write_weights(model: keras.Model, spec: ModelSpec, path: Path) -> Path:
 
 def write_ones(path: Path, spec: ModelSpec, classes: int = 5) -> Path:
     """Writes a file of timm's, for which no model has to be initialized."""
-    with keras.StatelessScope(initialize_variables=False):
-        model = build_model(spec, classes=classes)
+    model = build_weightless(spec, classes=classes)
     shapes = {weight.path: weight.shape for weight in model.weights}
     ones = {path: np.ones(shape, "float32") for path, shape in shapes.items()}
     write_timm(path, ones, spec)

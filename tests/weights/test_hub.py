@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from tests.weights.hub_server import Repository
 from tests.weights.hub_server import running_hub
 from tests.weights.small_models import write_ones
 
+# Files alike on every engine.
+pytestmark = pytest.mark.tf_data
 SPEC = dataclasses.replace(get_spec("lambda_resnet_26t"), width=8)
 NARROW = dataclasses.replace(CHECKPOINTS[SPEC.name], spec=SPEC)
 CHUNK = 1000
@@ -38,14 +41,27 @@ def write_file(directory, spec):
 
 
 @pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    """Settings of the one who runs the tests do not matter."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1,localhost")
+    # For child processes; here it is read already.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_SYMLINKS"):
+        monkeypatch.setattr(constants, name, False)
+    # The session that there is has read them too.
+    huggingface_hub.close_session()
+    yield
+    huggingface_hub.close_session()
+
+
+@pytest.fixture(autouse=True)
 def quick_library(monkeypatch):
-    """The library waits between tries, and long for an answer."""
+    """The library waits between tries."""
     wait = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: wait(seconds / 1000))
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
     # A transfer goes on after the last whole one of these.
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", CHUNK)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
 
 
 @pytest.fixture
@@ -72,11 +88,10 @@ def files(tmp_path):
     """Lists what the cache has of files, whole or not."""
 
     def files():
-        paths = (tmp_path / "cache").rglob("*")
+        cache = tmp_path / "cache"
         return [
-            path
-            for path in paths
-            if path.parent.name == "blobs" or path.name == "model.safetensors"
+            *cache.glob("*/blobs/*"),
+            *cache.glob("*/snapshots/*/model.safetensors"),
         ]
 
     return files
@@ -107,13 +122,23 @@ def test_a_new_version_is_downloaded_beside_the_old(fetch, hub, tmp_path):
     assert old.exists()
 
 
+def test_the_progress_of_a_download_is_shown(fetch, monkeypatch, capsys):
+    module = importlib.import_module("huggingface_hub.utils.tqdm")
+    monkeypatch.setattr(module, "HF_HUB_DISABLE_PROGRESS_BARS", None)
+    # As on a terminal.
+    monkeypatch.setenv("TQDM_POSITION", "-1")
+    fetch()
+    assert "100%" in capsys.readouterr().err
+
+
 def test_an_interrupted_transfer_goes_on_where_it_ended(fetch, hub, content):
     hub.faults = Faults(cut_after=300 * CHUNK + 1, times=1)
     assert fetch().read_bytes() == content
     assert hub.ranges == [0, 300 * CHUNK]
 
 
-def test_a_transfer_that_stalls_goes_on(fetch, hub, content):
+def test_a_transfer_that_stalls_goes_on(fetch, hub, content, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
     hub.faults = Faults(stall_after=2 * CHUNK, times=1)
     assert fetch().read_bytes() == content
     assert hub.ranges == [0, 2 * CHUNK]
@@ -166,9 +191,13 @@ def test_an_unknown_repository_is_an_error(fetch):
         fetch(unknown)
 
 
-def test_no_network_and_no_cache_is_an_error(fetch, monkeypatch):
+def test_no_network_and_no_cache_is_an_error(fetch, monkeypatch, caplog):
+    verbosity = huggingface_hub.logging.get_verbosity()
     with pytest.raises(OSError, match=r"not in the cache and .* refused"):
         fetch(endpoint=CLOSED)
+    # The one error, and nothing of each try.
+    assert not [x for x in caplog.records if "hub" in x.name]
+    assert huggingface_hub.logging.get_verbosity() == verbosity
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match=r"offline mode is enabled"):
         fetch()
@@ -284,6 +313,104 @@ def test_a_cache_may_keep_the_file_itself_elsewhere(fetch, tmp_path):
     assert path.resolve() == shared
 
 
+def test_a_file_elsewhere_is_not_deleted_with_the_link_to_it(
+    fetch, files, content, tmp_path
+):
+    path = fetch()
+    mine = tmp_path / "mine"
+    mine.write_bytes(wrong_bytes(content))
+    path.unlink()
+    path.symlink_to(mine)
+    # What it has to be says the hub: the link is not the library's.
+    with pytest.raises(ValueError, match=r"was deleted .*SHA-256 must be"):
+        fetch()
+    assert mine.read_bytes() == wrong_bytes(content)
+    assert [x.parent.name for x in files()] == ["blobs"]
+    assert fetch().read_bytes() == content
+    path.unlink()
+    mine.write_bytes(content)
+    path.symlink_to(mine)
+    assert fetch() == path
+    assert path.resolve() == mine
+
+
+def test_nor_is_one_in_a_linked_directory(fetch, content, tmp_path):
+    path = fetch()
+    blob = path.resolve()
+    path.unlink()
+    mine = path.parent.rename(tmp_path / "mine") / path.name
+    mine.write_bytes(wrong_bytes(content))
+    path.parent.symlink_to(mine.parent)
+    with pytest.raises(ValueError, match=r"could not be deleted .*other place"):
+        fetch()
+    assert mine.exists()
+    assert blob.exists()
+
+
+def test_other_files_of_the_repository_are_not_deleted(fetch, content):
+    path = fetch()
+    other = path.resolve().with_name("b" * 40)
+    other.write_text("other weights")
+    link = path.with_name("other.bin")
+    link.symlink_to(other)
+    config = path.with_name("config.json")
+    config.write_text("{}")
+    path.resolve().write_bytes(wrong_bytes(content))
+    with pytest.raises(ValueError, match="was deleted"):
+        fetch()
+    assert link.read_text() == "other weights"
+    assert config.read_text() == "{}"
+
+
+@pytest.fixture
+def stored(fetch, tmp_path):
+    """A file that the library keeps for all repositories."""
+    blob = fetch().resolve()
+    store = tmp_path / "cache" / "blobs" / "ab"
+    store.mkdir(parents=True)
+    shared = blob.rename(store / ("ab" * 32))
+    blob.symlink_to(os.path.relpath(shared, blob.parent))
+    return shared
+
+
+def test_a_damaged_file_is_deleted_for_all_repositories(fetch, stored, content):
+    stored.write_bytes(wrong_bytes(content))
+    with pytest.raises(ValueError, match="was deleted"):
+        fetch()
+    assert not stored.exists()
+    assert fetch().read_bytes() == content
+
+
+def test_a_file_of_another_model_stays_for_other_repositories(
+    fetch, stored, files
+):
+    checkpoint = dataclasses.replace(
+        NARROW, spec=dataclasses.replace(SPEC, width=12)
+    )
+    with pytest.raises(ValueError, match=r"was deleted .* with width=12"):
+        fetch(checkpoint)
+    assert files() == []
+    assert stored.exists()
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(
+    fetch, monkeypatch, content
+):
+    path = fetch()
+    path.resolve().write_bytes(wrong_bytes(content))
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # Modes do not keep the superuser from it.
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(
+        ValueError,
+        match=r"could not be deleted .*Permission denied.*SHA-256 must be",
+    ):
+        fetch()
+
+
 @pytest.fixture
 def no_links(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
@@ -306,17 +433,26 @@ def test_systems_without_symbolic_links_ask_for_the_hash(
     assert fetch().read_bytes() == content
 
 
-def test_the_library_of_the_hub_is_an_extra(fetch, monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match=r'install "lambda_keras\[weights\]"'):
+@pytest.mark.parametrize("library", ["huggingface_hub", "safetensors"])
+def test_the_libraries_are_an_extra(fetch, hub, monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(
+        ImportError, match=rf'`{library}`: .*install "lambda_keras\[weights\]"'
+    ):
         fetch()
+    # It is said before anything is downloaded.
+    assert hub.heads == 0
 
 
 PROGRAM = """
 import dataclasses
+import huggingface_hub
+import safetensors
 from lambda_keras.models import get_spec
 from lambda_keras.weights import CHECKPOINTS, download
 
+# It is imported in parts, when they are needed.
+huggingface_hub.hf_hub_download
 spec = dataclasses.replace(get_spec("lambda_resnet_26t"), width=8)
 checkpoint = dataclasses.replace(CHECKPOINTS[spec.name], spec=spec)
 print("ready", flush=True)
@@ -324,8 +460,11 @@ print(download(checkpoint))
 """
 
 
-@pytest.mark.tf_data
-def test_two_processes_at_once_share_one_download(hub, content, tmp_path):
+def test_two_processes_at_once_share_one_download(
+    hub, content, tmp_path, monkeypatch
+):
+    # One waits for the other, which may be slow.
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 60)
     # Neither gets the file before both have asked about it.
     hub.faults = Faults(heads_before=2)
     with subprocess.Popen(
@@ -335,6 +474,7 @@ def test_two_processes_at_once_share_one_download(hub, content, tmp_path):
             **os.environ,
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(tmp_path),
+            "HF_HUB_DOWNLOAD_TIMEOUT": "60",
             "KERAS_BACKEND": "numpy",
         },
         stdout=subprocess.PIPE,

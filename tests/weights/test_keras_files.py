@@ -29,7 +29,7 @@ def saved_model(path, **kwargs):
 
 def read(path, names=NAMES):
     with open_weights(path, names) as stored:
-        return {name: read_array(array) for name, array in stored.items()}
+        return {name: read_array(array, path) for name, array in stored.items()}
 
 
 @pytest.fixture
@@ -147,25 +147,69 @@ def make_virtual(file):
             dtype="float32",
             external=[("/etc/hostname", 0, 48)],
         ),
+        lambda file: replace_kernel(file, shape=(5 * 10**7,), dtype="float32"),
+        lambda file: replace_kernel(file, data=h5py.Empty("float32")),
         make_virtual,
     ],
-    ids=["nothing stored", "compressed", "another file", "virtual"],
+    ids=[
+        "nothing stored",
+        "compressed",
+        "another file",
+        "nothing written",
+        "no shape",
+        "virtual",
+    ],
 )
-def test_arrays_that_keras_would_not_store_are_not_read(spoil, h5):
+def test_arrays_that_keras_would_not_store_are_not_opened(spoil, h5):
     with h5py.File(h5, "a") as file:
         spoil(file)
-    with pytest.raises(
-        ValueError, match=r"stored as Keras does, .*`/layers/dense/vars/0` of"
+    with (
+        pytest.raises(
+            ValueError,
+            match=r"`/layers/dense/vars/0` of shape .* is not stored as Keras.*"
+            r"Received: weights='.*h5'$",
+        ),
+        open_weights(h5, NAMES),
     ):
+        pass
+
+
+def test_a_size_that_is_forged_is_found(h5):
+    with h5py.File(h5) as file:
+        offset, size = file[KERNEL].id.get_offset(), file[KERNEL].nbytes
+    content = h5.read_bytes()
+    # Where the numbers are and how many bytes, and the shape.
+    for old, new in (((offset, size), (offset, 10**10)), ((3,), (625000000,))):
+        true, forged = (b"".join(map(_little_endian, x)) for x in (old, new))
+        assert true in content
+        content = content.replace(true, forged)
+    h5.write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be read"):
         read(h5)
+
+
+def _little_endian(number):
+    return number.to_bytes(8, "little")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused(value, h5):
     with h5py.File(h5, "a") as file:
         file[KERNEL][1, 2] = value
-    with pytest.raises(ValueError, match="must be finite"):
+    with pytest.raises(
+        ValueError, match=r"must be finite: .* `/layers/dense/vars/0`\. .*h5'$"
+    ):
         read(h5)
+
+
+def test_what_is_wrong_in_an_archive_is_said_with_its_path(h5, tmp_path):
+    with h5py.File(h5, "a") as file:
+        file[KERNEL][0, 0] = np.nan
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(h5, "model.weights.h5")
+    with pytest.raises(ValueError, match=r"Received: weights='.*model\.keras'"):
+        read(path)
 
 
 def test_two_layers_of_one_name_are_refused(h5):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from lambda_keras.models import LambdaResNet26T
 from lambda_keras.models import build_model
 from lambda_keras.models import get_spec
 from lambda_keras.weights import CHECKPOINTS
@@ -19,6 +20,7 @@ from lambda_keras.weights import load_weights
 from lambda_keras.weights import loading
 from lambda_keras.weights import read_weights
 from lambda_keras.weights import resample_table
+from lambda_keras.weights.timm import write_timm
 from tests.weights.small_models import GLOBAL
 from tests.weights.small_models import KINDS
 from tests.weights.small_models import LOCAL
@@ -195,7 +197,9 @@ def test_layers_that_a_file_does_not_have_start_anew_if_not_strict(
 def test_a_shallower_and_a_deeper_model_take_what_they_have(files, arrays):
     path = files[GLOBAL.name, ".keras"]
     model = build_model(SHALLOW, classes=5)
-    assert load_weights(model, SHALLOW, path, strict=False) == ()
+    message = r"6 layers that .* left out: c3_block1_.*, c3_block1_.*, \.\.\."
+    with pytest.warns(UserWarning, match=message):
+        assert load_weights(model, SHALLOW, path, strict=False) == ()
     loaded = arrays_of(model)
     assert_same(loaded, {x: arrays[GLOBAL.name][x] for x in loaded})
 
@@ -243,6 +247,136 @@ def test_a_file_of_another_model_changes_nothing(kind, spec, message, files):
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
     assert_same(arrays_of(model), before)
+
+
+def spoilt_copy(path, directory, name, spoil):
+    """Copies a file of Keras', with another weight in place of one."""
+    copy = directory / path.name
+    copy.write_bytes(path.read_bytes())
+    layer, _, number = name.rpartition("/")
+    with h5py.File(copy, "a") as file:
+        objects = {}
+        file.visititems(objects.__setitem__)
+        (group,) = (x for x in objects.values() if x.attrs.get("name") == layer)
+        array = group[number][()]
+        del group[number]
+        spoil(group, number, array)
+    return copy
+
+
+def declare(*shape):
+    """Tells of an array that is not there."""
+
+    def spoil(group, number, array):
+        group.create_dataset(number, shape=shape, dtype="float32")
+
+    return spoil
+
+
+def store(change):
+    def spoil(group, number, array):
+        group[number] = np.float32(change(array))
+
+    return spoil
+
+
+KERNEL, CLASSES = "c2_block0_conv1/0", "predictions/0"
+TABLE = "c3_block0_lambda/3"
+
+
+@pytest.mark.parametrize(
+    "name, spoil, message",
+    [
+        (CLASSES, declare(64, 10**9), "not stored as Keras"),
+        ("predictions/1", declare(10**9), "not stored as Keras"),
+        (KERNEL, declare(1, 1, 8, 2**20), "not stored as Keras"),
+        (TABLE, declare(10**5 + 1, 10**5 + 1, 16, 1), "not stored as Keras"),
+        # A file with this one kernel of a wide model is still a small file.
+        (KERNEL, store(lambda x: np.ones((1, 1, 1, 2**16))), "another shape"),
+        (CLASSES, store(lambda x: np.ones((1, 2**16))), r"\(1, 65536\), not"),
+        (CLASSES, store(lambda x: np.ones((64, 0))), r"\(64, 0\), not"),
+        (CLASSES, store(lambda x: 1), r"kernel` \(\), not"),
+        ("predictions/1", store(lambda x: 1), r"bias` \(\), not"),
+        (KERNEL, store(lambda x: 1), r"kernel` \(\), not"),
+        (TABLE, store(lambda x: 1), r"embeddings` \(\), not"),
+        (TABLE, store(lambda x: np.ones(7)), r"embeddings` \(7,\), not"),
+    ],
+)
+def test_no_shape_is_believed_that_the_file_does_not_bear_out(
+    name, spoil, message, files, tmp_path
+):
+    path = files[GLOBAL.name, ".weights.h5"]
+    path = spoilt_copy(path, tmp_path, name, spoil)
+    with pytest.raises(ValueError, match=rf"{message}.*weights='.*h5'$"):
+        describe_weights(path, GLOBAL)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_variances_are_not_negative(kind, files, arrays, tmp_path):
+    model = random_model(LOCAL)
+    (variance,) = (
+        x for x in model.weights if x.path == "c3_block0_norm1/moving_variance"
+    )
+    variance.assign(-variance)
+    path = write_weights(model, LOCAL, tmp_path / f"model{kind}")
+    message = r"as some of `c3_block0_norm1/moving_variance` are\. .*weights='"
+    before = arrays_of(unloaded(LOCAL))
+    with pytest.raises(ValueError, match=message):
+        load_weights(unloaded(LOCAL), LOCAL, path)
+    with pytest.raises(ValueError, match=message):
+        read_weights(path, LOCAL)
+    assert_same(arrays_of(unloaded(LOCAL)), before)
+
+
+@pytest.mark.parametrize(
+    "value, dtype", [(1e300, None), (7e4, "float16"), (3.4e38, "bfloat16")]
+)
+def test_values_must_be_in_the_range_of_the_model(
+    value, dtype, arrays, files, tmp_path
+):
+    # `files` has made the arrays.
+    changed = {x: y.astype("float64") for x, y in arrays[LOCAL.name].items()}
+    changed["predictions/kernel"][0, 0] = value
+    path = tmp_path / "model.safetensors"
+    write_timm(path, changed, LOCAL)
+    policy = keras.dtype_policies.get(dtype or "float32")
+    model = build_model(LOCAL, classes=5, dtype=policy)
+    # The head has float32 at least.
+    weight = model.get_layer("predictions").kernel
+    if dtype is not None:
+        changed["predictions/kernel"][0, 0] = 1
+        changed["stem_conv0/kernel"][0, 0, 0, 0] = value
+        write_timm(path, changed, LOCAL)
+        weight = model.get_layer("stem_conv0").kernel
+    before = arrays_of(model)
+    message = rf"finite in {weight.dtype}: values of `{weight.path}` are too"
+    with pytest.raises(ValueError, match=message):
+        load_weights(model, LOCAL, path)
+    assert_same(arrays_of(model), before)
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda path: load_weights(build_model(LOCAL, classes=7), LOCAL, path),
+        lambda path: build_model(LOCAL, classes=7, weights=path),
+    ],
+    ids=["load_weights", "build_model"],
+)
+def test_warnings_are_at_the_line_of_the_user(load, files):
+    with pytest.warns(UserWarning, match="random weights") as warned:
+        load(files[LOCAL.name, ".keras"])
+    assert [x.filename for x in warned] == [__file__]
+
+
+def test_functions_of_models_warn_there_too(tmp_path):
+    path = write_ones(
+        tmp_path / "model.safetensors",
+        dataclasses.replace(get_spec("lambda_resnet_26t"), width=4),
+    )
+    with pytest.warns(UserWarning, match="random weights") as warned:
+        LambdaResNet26T(weights=path, width=4, classes=2)
+    assert [x.filename for x in warned] == [__file__]
 
 
 @pytest.mark.parametrize("shape", [(7, 7, 8, 1), (6, 7, 16, 1), (7, 16, 1)])
@@ -367,7 +501,7 @@ def test_sizes_of_images_that_are_not_square(tmp_path):
 def test_a_file_of_timm_tells_its_model(name, tmp_path):
     spec = dataclasses.replace(get_spec(name), width=8)
     path = write_ones(tmp_path / "model.safetensors", spec, classes=3)
-    assert describe_weights(path) == (spec, 3, (256, 256))
+    assert describe_weights(path) == (spec, 3, (256, 256), str(path))
     with pytest.raises(ValueError, match=f"of lambda_resnet_50ts, .* {name}"):
         describe_weights(path, get_spec("lambda_resnet_50ts"))
 
@@ -383,6 +517,19 @@ def test_the_name_imagenet_stands_for_the_file_on_the_hub(
     assert load_weights(model, LOCAL, "imagenet") == ()
     assert_same(arrays_of(model), arrays[LOCAL.name])
     assert_same(read_weights("imagenet", LOCAL), arrays[LOCAL.name])
+
+
+def test_what_imagenet_stands_for_is_told_to_those_who_go_on(
+    tmp_path, monkeypatch
+):
+    spec = dataclasses.replace(get_spec("lambda_resnet_26t"), width=4)
+    path = write_ones(tmp_path / "model.safetensors", spec)
+    checkpoint = dataclasses.replace(CHECKPOINTS[spec.name], spec=spec)
+    monkeypatch.setitem(CHECKPOINTS, spec.name, checkpoint)
+    monkeypatch.setattr(loading, "download", {checkpoint: path}.get)
+    # Of the file itself only the header is read.
+    monkeypatch.delattr(loading, "read_timm")
+    assert describe_weights("imagenet", spec).path == str(path)
 
 
 def test_the_hub_has_weights_of_some_models_as_they_are():

@@ -11,6 +11,8 @@ from lambda_keras.weights.safetensors_files import read_header
 from lambda_keras.weights.safetensors_files import read_tensors
 from lambda_keras.weights.safetensors_files import write_tensors
 
+# Files alike on every engine.
+pytestmark = pytest.mark.tf_data
 TENSORS = {
     # Neither is laid out in memory as it is in a file.
     "transposed": np.arange(6, dtype="float32").reshape(3, 2).T,
