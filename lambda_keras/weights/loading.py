@@ -63,8 +63,8 @@ def check_weights(weights: Weights, spec: ModelSpec) -> None:
     # No other file system: `gs://` has none of these.
     if not os.path.isfile(os.path.expanduser(path)):
         raise ValueError(
-            "`weights` must be the path of a file that exists, on a disk of "
-            f"this machine. Received: weights={path!r}"
+            "`weights` must be on a disk of this machine, the path of a file "
+            f"that exists. Received: weights={path!r}"
         )
 
 

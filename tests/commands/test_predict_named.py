@@ -341,7 +341,8 @@ def test_weights_of_a_run_have_the_names_of_its_classes(
         (["--model=LambdaResNet26X"], "of which the closest are lambda_resn"),
         (
             ["--weights=no.safetensors"],
-            "`weights` must be the path of a file that exists",
+            "`weights` must be on a disk of this machine, the path of a file "
+            "that exists",
         ),
         (["--weights=notes.txt"], "`weights` must be 'imagenet' or the path"),
         (["--weights=broken.safetensors"], "broken.safetensors"),
