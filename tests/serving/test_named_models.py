@@ -153,7 +153,5 @@ def test_weights_without_a_classifier_are_refused(tmp_path):
         ValueError, match=f"with a classifier. Received: weights={path}"
     ):
         build_named_model(spec, path)
-    with pytest.raises(
-        ValueError, match="`weights` must be the path of a file"
-    ):
+    with pytest.raises(ValueError, match="`weights` must be on a disk of this"):
         build_named_model(spec, Path("absent.keras"))
