@@ -112,7 +112,7 @@ def write_tensors(
         ValueError: If values are not finite.
     """
     _import_safetensors()
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     _check_finite(tensors, path)
     # What the library writes is the memory of an array, whatever its strides.
@@ -124,8 +124,9 @@ def write_tensors(
         for name, array in tensors.items()
     }
     with write_aside(path) as temporary:
-        # PyTorch's programs ask for this entry.
-        save_file(arrays, temporary, metadata={"format": "pt"})
+        # PyTorch's programs ask for this entry. The library itself would
+        # write a file that others may not read.
+        temporary.write_bytes(save(arrays, metadata={"format": "pt"}))
 
 
 def _read(path: str | os.PathLike[str], read: Callable[[Any, Path], Any]):

@@ -27,6 +27,13 @@ def path(tmp_path):
     return tmp_path / "file.safetensors"
 
 
+def test_who_may_read_other_files_may_read_these(path, tmp_path):
+    write_tensors(path, TENSORS)
+    other = tmp_path / "other"
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
+
+
 def encode(header, data=b""):
     """Makes the bytes of a file: the header's length, itself, the tensors."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
@@ -183,10 +190,12 @@ def test_an_existing_file_is_replaced_whole_or_not_at_all(path, monkeypatch):
     write_tensors(path, {"weight": np.zeros(1, "float32")})
     before = path.read_bytes()
 
-    def fail(*args, **kwargs):
+    def fail(file, content):
+        with file.open("wb") as stream:
+            stream.write(content[:9])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("safetensors.numpy.save_file", fail)
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
     with pytest.raises(OSError, match="No space"):
         write_tensors(path, {"weight": np.ones(1, "float32")})
     assert path.read_bytes() == before
