@@ -13,7 +13,7 @@ from lambda_keras.training.evaluation import evaluate
 from lambda_keras.training.inference import Inference
 from lambda_keras.training.inference import is_labelled
 from lambda_keras.training.inference import prepare
-from lambda_keras.training.model_files import expand
+from lambda_keras.training.model_files import expand_output
 from lambda_keras.training.predictor import PredictorError
 from lambda_keras.training.settings import EvaluateSettings
 
@@ -25,7 +25,9 @@ def run(settings: EvaluateSettings) -> None:
         settings: The settings.
     """
     try:
-        output = _find_output(settings)
+        output = None
+        if settings.output is not None:
+            output = expand_output(settings.output, "output")
         inference = prepare(settings)
         if not is_labelled(inference.split):
             raise ValueError(
@@ -47,18 +49,6 @@ def run(settings: EvaluateSettings) -> None:
     except OSError as error:
         raise CommandError(error, status=FAILED) from None
     print(json.dumps(report) if settings.json else _describe(report))
-
-
-def _find_output(settings):
-    if settings.output is None:
-        return None
-    path = expand(settings.output, "output")
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(
-            "`output` must be a file in a directory that exists. "
-            f"Received: output={path}"
-        )
-    return path
 
 
 def _measure(

@@ -40,6 +40,7 @@ from lambda_keras.serving.prediction_results import open_results
 from lambda_keras.serving.settings import PredictSettings
 from lambda_keras.serving.versions import find_version
 from lambda_keras.training.model_files import expand
+from lambda_keras.training.model_files import expand_output
 from lambda_keras.training.model_files import read_class_names
 from lambda_keras.training.predictions import digest
 from lambda_keras.training.progress import show_duration
@@ -123,13 +124,7 @@ def _find_picture(settings):
             "`picture` needs Matplotlib: pip install matplotlib. "
             f"Received: picture={settings.picture}"
         )
-    path = expand(settings.picture, "picture")
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(
-            "`picture` must be a file in a directory that exists. "
-            f"Received: picture={path}"
-        )
-    return path
+    return expand_output(settings.picture, "picture")
 
 
 def _find_model(settings: PredictSettings) -> Callable[[], Loaded]:

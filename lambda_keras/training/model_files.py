@@ -47,6 +47,28 @@ def expand(path: str | os.PathLike[str], name: str) -> Path:
         raise ValueError(f"{error} Received: {name}={path}") from error
 
 
+def expand_output(path: str | os.PathLike[str], name: str) -> Path:
+    """Replaces `~` in the path of a file to be written.
+
+    Args:
+        path: A path.
+        name: The setting that it is the value of.
+
+    Returns:
+        A path.
+
+    Raises:
+        ValueError: If no file can be written there.
+    """
+    expanded = expand(path, name)
+    if expanded.is_dir() or not expanded.parent.is_dir():
+        raise ValueError(
+            f"`{name}` must be a file in a directory that exists. "
+            f"Received: {name}={expanded}"
+        )
+    return expanded
+
+
 def find_model(
     path: str | os.PathLike[str],
     architecture: str | None = None,

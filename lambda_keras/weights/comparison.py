@@ -120,16 +120,11 @@ class Comparison:
             "not expected": unexpected,
             "of another shape": misshapen,
         }
-        problems = [
-            f"{len(texts)} {kind}: {name_some(texts)}"
-            for kind, texts in kinds.items()
-            if texts
-        ]
-        if problems:
+        if any(kinds.values()):
             raise ValueError(
                 f"The file does not hold weights of `{model.name}` with "
                 f"output shape {model.output.shape} and "
-                f"{model.count_params():,} numbers: {'; '.join(problems)}. "
+                f"{model.count_params():,} numbers: {show_problems(kinds)}. "
                 f"Received: weights={os.fspath(weights)!r}"
             )
 
@@ -180,6 +175,22 @@ def name_some(texts: Iterable[str]) -> str:
     texts = tuple(texts)
     named = ", ".join(texts[:_NAMED_PROBLEMS])
     return f"{named}, ..." if len(texts) > _NAMED_PROBLEMS else named
+
+
+def show_problems(kinds: Mapping[str, Sequence[str]]) -> str:
+    """Names the first few problems of each kind.
+
+    Args:
+        kinds: What is wrong, by what is wrong with it.
+
+    Returns:
+        One line, as `"2 missing: a, b; 1 not expected: c"`.
+    """
+    return "; ".join(
+        f"{len(texts)} {kind}: {name_some(texts)}"
+        for kind, texts in kinds.items()
+        if texts
+    )
 
 
 def _is_of_other_classes(path: str, in_file: Shape, in_model: Shape) -> bool:

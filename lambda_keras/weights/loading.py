@@ -9,6 +9,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -121,12 +122,8 @@ def load_weights(
                 "of those in the file. "
                 f"Received: weights={os.fspath(weights)!r}"
             )
-        arrays = {
-            weight.path: keras_files.read_array(stored[weight.path], path)
-            for weight in model.weights
-            if layer_name(weight.path) not in fresh
-        }
-    _check_variances(arrays, weights)
+        chosen = [x for x in model.weights if layer_name(x.path) not in fresh]
+        arrays = _read_arrays(path, stored, chosen, weights)
     told = _resample_tables(found.tables, arrays)
     if strict and fresh:
         told.append(
@@ -139,7 +136,6 @@ def load_weights(
             f"The file has {len(unused)} layers that `{model.name}` does not "
             f"have, and that are left out: {name_some(unused)}."
         )
-    chosen = [weight for weight in model.weights if weight.path in arrays]
     values = [_cast(arrays[x.path], x, weights) for x in chosen]
     for message in told:
         warnings.warn(message, stacklevel=_stacklevel_of_user())
@@ -175,12 +171,7 @@ def read_weights(weights: Weights, spec: ModelSpec) -> dict[str, np.ndarray]:
     model = build_weightless(spec)
     with _open(weights, spec, model) as (path, stored):
         compare(model, spec, _shapes(stored)).refuse_problems(model, weights)
-        arrays = {
-            weight.path: keras_files.read_array(stored[weight.path], path)
-            for weight in model.weights
-        }
-    _check_variances(arrays, weights)
-    return arrays
+        return _read_arrays(path, stored, model.weights, weights)
 
 
 class WeightsFile(NamedTuple):
@@ -304,15 +295,23 @@ def _shapes(stored: Mapping[str, Any]) -> dict[str, Shape]:
     return {path: tuple(array.shape) for path, array in stored.items()}
 
 
-def _check_variances(
-    arrays: Mapping[str, np.ndarray], weights: Weights
-) -> None:
-    for path, array in arrays.items():
-        if path.endswith("/moving_variance") and (array < 0).any():
+def _read_arrays(
+    path: str,
+    stored: Mapping[str, Any],
+    chosen: Sequence[keras.Variable],
+    weights: Weights,
+) -> dict[str, np.ndarray]:
+    """Reads the arrays of some of the model's weights, and checks values."""
+    arrays = {
+        x.path: keras_files.read_array(stored[x.path], path) for x in chosen
+    }
+    for name, array in arrays.items():
+        if name.endswith("/moving_variance") and (array < 0).any():
             raise ValueError(
-                f"Variances must not be negative, as some of `{path}` are. "
+                f"Variances must not be negative, as some of `{name}` are. "
                 f"Received: weights={os.fspath(weights)!r}"
             )
+    return arrays
 
 
 def _cast(array: np.ndarray, weight: Any, weights: Weights) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lambda_keras.models import MODEL_SPECS
 from lambda_keras.models import ModelSpec
+from lambda_keras.weights.comparison import show_problems
 from lambda_keras.weights.safetensors_files import read_header
 from lambda_keras.weights.safetensors_files import read_tensors
 from lambda_keras.weights.safetensors_files import write_tensors
@@ -25,7 +26,6 @@ from lambda_keras.weights.timm_tensors import list_timm_tensors
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxtuple = 8
-_NAMED_PROBLEMS = 3
 
 
 def read_timm(
@@ -114,7 +114,7 @@ def write_timm(
     if problems:
         raise ValueError(
             f"These are not the weights of {_show_spec(spec)}: "
-            f"{_show_problems(problems)}. Received: path={os.fspath(path)!r}"
+            f"{show_problems(problems)}. Received: path={os.fspath(path)!r}"
         )
     write_tensors(
         path,
@@ -153,7 +153,7 @@ def recognize(path: str | os.PathLike[str]) -> ModelSpec:
     _, spec, problems = min(misfits, key=lambda misfit: misfit[0])
     raise ValueError(
         "The file does not hold the weights of any model here. The closest is "
-        f"{_show_spec(spec)}: {_show_problems(problems)}. "
+        f"{_show_spec(spec)}: {show_problems(problems)}. "
         f"Received: path={os.fspath(path)!r}"
     )
 
@@ -167,7 +167,7 @@ def _check_header(
     if problems:
         raise ValueError(
             f"The file does not hold the weights of {_show_spec(spec)}: "
-            f"{_show_problems(problems)}. Received: path={os.fspath(path)!r}"
+            f"{show_problems(problems)}. Received: path={os.fspath(path)!r}"
         )
     return tensors, sizes
 
@@ -253,15 +253,6 @@ def _fits(
 
 def _show_spec(spec: ModelSpec) -> str:
     return f"`{spec.name}` with width={spec.width}"
-
-
-def _show_problems(problems: Mapping[str, list[str]]) -> str:
-    kinds = []
-    for kind, texts in problems.items():
-        named = ", ".join(texts[:_NAMED_PROBLEMS])
-        more = ", ..." if len(texts) > _NAMED_PROBLEMS else ""
-        kinds.append(f"{len(texts)} {kind}: {named}{more}")
-    return "; ".join(kinds)
 
 
 def _show(shape: Shape) -> str:
