@@ -75,6 +75,46 @@ def merge_blocks(x, sizes: Sequence, blocks: Sequence[int]):
     return x[(slice(None), *(slice(0, size) for size in sizes))]
 
 
+def merge_windows(x, blocks: Sequence[int], counts: Sequence[int]):
+    """Adds up windows where they overlap: the transpose of `split_blocks`.
+
+    Args:
+        x: Tensor of shape `(b * prod(counts), *windows, features)`.
+        blocks: For each spatial axis, the distance from window to window.
+        counts: For each spatial axis, the number of windows.
+
+    Returns:
+        Tensor of shape `(b, *lengths, features)`, of the length from the
+        start of the first window to the end of the last one.
+    """
+    rank = len(blocks)
+    windows, features = x.shape[1:-1], x.shape[-1]
+    x = ops.reshape(x, (-1, *counts, *windows, features))
+    pairs = [i for axis in range(1, 1 + rank) for i in (axis, axis + rank)]
+    x = ops.transpose(x, (0, *pairs, 2 * rank + 1))
+    for axis in range(rank):
+        x = _add_windows(x, axis + 1, blocks[axis])
+    return x
+
+
+def _add_windows(x, axis, stride):
+    """Joins the axes `(count, size)` of windows that overlap to one."""
+    count, size = x.shape[axis : axis + 2]
+    pieces = -(-size // stride)
+    strides = count + pieces - 1
+    x = pad_to(x, axis + 1, 0, pieces * stride)
+    leading = (slice(None),) * (axis + 1)
+    total = 0
+    for i in range(pieces):
+        piece = x[(*leading, slice(i * stride, (i + 1) * stride))]
+        total = total + pad_to(piece, axis, i, strides)
+    shape = ops.shape(total)
+    total = ops.reshape(
+        total, (-1, *shape[1:axis], strides * stride, *shape[axis + 2 :])
+    )
+    return total[(*leading[:-1], slice(0, (count - 1) * stride + size))]
+
+
 def _flatten_features(x, rank):
     """Joins the axes after the spatial ones, and returns what they were.
 

@@ -10,6 +10,7 @@ from keras import ops
 from lambda_keras.layers import shapes
 from lambda_keras.layers.arguments import check_positive
 from lambda_keras.layers.arguments import standardize_receptive_field
+from lambda_keras.layers.targets import current_target
 
 
 class ContextLayer(keras.layers.Layer):
@@ -82,8 +83,12 @@ class ContextLayer(keras.layers.Layer):
         # Not `ops.matmul`, which turns float64 into float32 on torch.
         return ops.einsum("bmc,cd->bmd", x, kernel)
 
-    def _project_together(self, x, kernels):
-        """Projects by several kernels in one product, which reads `x` once."""
+    def _project_each(self, x, kernels):
+        """Projects by several kernels."""
+        if current_target().device == "cpu":
+            # Joined, gradients would take several times their memory.
+            return [self._project(x, kernel) for kernel in kernels]
+        # One product, which reads `x` once.
         x = self._project(x, ops.concatenate(kernels, axis=1))
         projections = []
         start = 0

@@ -284,10 +284,10 @@ class LambdaLayer(ContextLayer):
             kernels.append(self.key_kernel)
         if context is inputs:
             kernels.insert(0, self.query_kernel)
-            queries, values, *keys = self._project_together(inputs, kernels)
+            queries, values, *keys = self._project_each(inputs, kernels)
         else:
             queries = self._project(inputs, self.query_kernel)
-            values, *keys = self._project_together(context, kernels)
+            values, *keys = self._project_each(context, kernels)
         queries = self.query_norm(queries, training=training, mask=query_mask)
         queries = ops.reshape(
             queries, (-1, positions[0], self.num_heads, self.key_dim)

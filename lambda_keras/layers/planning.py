@@ -70,8 +70,8 @@ class Rates:
         block_gradients: How much more the gradients of blocks move than they
             would have to: more than 1 where slices and what is done with them
             are not fused.
-        score_bytes: The most bytes of scores of blocks at a time; `None` is
-            no limit.
+        score_bytes: The most bytes of scores of blocks at a time: on CPUs a
+            part of a core's cache; `None` is no limit.
         tile: The last two axes of an array are filled up to multiples of it.
     """
 
@@ -97,7 +97,7 @@ _CPU = {
         convolution_gradients=10e9,
         memory=10e9,
         block_sizes=(64, 4, 4),
-        score_bytes=8 * 2**20,
+        score_bytes=2**20,
     ),
     ("tensorflow", False): Rates(
         products=150e9,
@@ -113,7 +113,7 @@ _CPU = {
         convolution_gradients=10e9,
         memory=5e9,
         block_sizes=(64, 4, 4),
-        score_bytes=8 * 2**20,
+        score_bytes=2**20,
     ),
     ("torch", False): Rates(
         products=120e9,
@@ -263,28 +263,34 @@ def _can_fuse(problem, target):
     return supports_fused(queries_shape, p.value_dim, dtype)
 
 
-# Embeddings of all pairs that take more are avoided.
-_MOST_EMBEDDINGS = 256 * 2**20
+# Embeddings of all pairs, and lambdas of all positions, that take more are
+# avoided.
+_MOST_BYTES = 256 * 2**20
 
 
 def _allowed(problem, rates, target):
     """Returns the implementations to choose from."""
     p = problem
-    names = ["lambda_first", "query_first", "convolution", "blocked"]
+    n, m = math.prod(p.query_shape), math.prod(p.context_shape) * p.intra_depth
+    embeddings = n * m * p.key_dim * p.itemsize
+    lambdas = p.batch * n * p.key_dim * p.value_dim * p.itemsize
+    largest = {
+        "lambda_first": max(embeddings, lambdas),
+        "query_first": embeddings,
+        "convolution": lambdas,
+        "blocked": 0,
+    }
     if target.device == "tpu":
         # Its compiler takes minutes for the gradient of one.
-        names.remove("convolution")
-    pairs = math.prod(p.query_shape) * math.prod(p.context_shape)
-    embeddings = pairs * p.key_dim * p.intra_depth * p.itemsize
+        del largest["convolution"]
+    # What blocks cannot do without: scores of one, or else of all of them.
     block, window = block_shape(p.taps, p.query_shape, _block_size(p, rates))
-    rows, *columns = block_counts(p.query_shape, block)
-    of_row = math.prod(columns) * math.prod(block) * math.prod(window)
-    scores = p.batch * of_row * p.num_heads * p.intra_depth * p.itemsize
+    pairs = math.prod(block) * math.prod(window) * p.intra_depth
+    scores = p.batch * pairs * p.num_heads * p.itemsize
     if rates.score_bytes is None:
-        scores *= rows
-    if embeddings > max(scores, _MOST_EMBEDDINGS):
-        names = [name for name in names if not name.endswith("_first")]
-    return names
+        scores *= math.prod(block_counts(p.query_shape, block))
+    most = max(scores, _MOST_BYTES)
+    return [name for name, size in largest.items() if size <= most]
 
 
 def find_rates(target: Target) -> Rates:

@@ -1,4 +1,4 @@
-"""What layers ask of a `tf.distribute` strategy, if there is one."""
+"""What layers ask of a distribution over devices, if there is one."""
 
 import keras
 
@@ -13,6 +13,19 @@ def sum_over_replicas(x):
     """Adds up a tensor over all replicas; its gradient is summed likewise."""
     context = _replica_context()
     return x if context is None else context.all_reduce("SUM", x)
+
+
+def count_batch_parts() -> int:
+    """Returns how many devices share a batch that is traced as a whole.
+
+    That is how Keras distributes on JAX; a replica of TensorFlow traces its
+    own part.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return 1
+    mesh = distribution.device_mesh
+    return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
 
 
 def _replica_context():

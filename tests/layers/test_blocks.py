@@ -50,3 +50,33 @@ def test_merging_undoes_splitting(sizes, block):
     first_block = tuple(slice(0, size) for size in block)
     np.testing.assert_array_equal(split[0], x[0][first_block])
     np.testing.assert_array_equal(merged, x)
+
+
+@pytest.mark.parametrize(
+    ("block", "window", "counts"),
+    [
+        ((3,), (3,), (4,)),
+        ((2,), (7,), (3,)),
+        ((3, 2), (4, 7), (2, 3)),
+        ((2, 1, 2), (3, 4, 2), (1, 2, 3)),
+    ],
+)
+def test_merging_windows_is_the_transpose_of_splitting(block, window, counts):
+    sizes = [
+        (count - 1) * stride + size
+        for count, stride, size in zip(counts, block, window)
+    ]
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2, *sizes, 3))
+    windows = generator.normal(size=(2 * np.prod(counts), *window, 3))
+
+    @compiled
+    def split_and_merge(x, windows):
+        split = blocks.split_blocks(x, [0] * len(sizes), block, window, counts)
+        return split, blocks.merge_windows(windows, block, counts)
+
+    split, merged = map(
+        as_numpy, split_and_merge(*map(ops.convert_to_tensor, (x, windows)))
+    )
+    assert merged.shape == x.shape
+    np.testing.assert_allclose(np.vdot(split, windows), np.vdot(x, merged))

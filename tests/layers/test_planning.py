@@ -1,10 +1,12 @@
 import dataclasses
+import itertools
 
 import pytest
 
 from lambda_keras.layers import LambdaLayer
 from lambda_keras.layers import planning
 from lambda_keras.layers.contractions import IMPLEMENTATIONS
+from lambda_keras.layers.targets import DEVICES
 from lambda_keras.layers.targets import Target
 from lambda_keras.layers.targets import target
 
@@ -106,8 +108,8 @@ def test_what_was_fastest_where_xla_compiles_for_a_processor(engine, training):
     for large in (MIDDLE, *LARGE, DEEP, SEQUENCE):
         plan = planning.plan(large, training, target)
         assert plan.implementation == "blocked"
-        # One row of blocks of 4 takes less than the caches have.
-        assert plan.options["score_bytes"] == 8 * 2**20
+        # Less than a core's caches have.
+        assert plan.options["score_bytes"] == 2**20
 
 
 @pytest.mark.parametrize(
@@ -137,6 +139,27 @@ def test_what_a_tpu_s_compiler_estimates_to_be_fastest():
         assert plan.implementation == "query_first"
     plan = planning.plan(problem(8, 64, 256, 23, 1, 2), True, target)
     assert plan.implementation == "blocked"
+
+
+@pytest.mark.parametrize(
+    ("large", "others"),
+    [
+        # Embeddings of 1 GiB and of 512 MiB.
+        (problem(1, 64, 128, 127), ["convolution"]),
+        (problem(16, 64, 256, 127, itemsize=2), ["convolution"]),
+        # Lambdas of 2 GiB and of 3 GiB.
+        (problem(128, 64, 256, 7), []),
+        (problem(512, 56, 256, 3, itemsize=2), []),
+    ],
+)
+def test_what_blocks_avoid_is_not_made(large, others):
+    for device, engine, jit_compile, training in itertools.product(
+        DEVICES, ["tensorflow", "jax"], [False, True], [False, True]
+    ):
+        plan = planning.plan(
+            large, training, Target(device, engine, jit_compile)
+        )
+        assert plan.implementation in ["blocked", *others]
 
 
 def test_tpus_fill_lanes():
