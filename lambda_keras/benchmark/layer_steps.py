@@ -1,6 +1,7 @@
 """One step of a layer of Keras, forward or training, on each engine."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 from typing import Protocol
 
@@ -70,30 +71,47 @@ def create_keras_step(
     return _TensorFlowStep(layer, mode, given, trained, jit_compile)
 
 
+def jax_layer_function(
+    layer: keras.Layer, mode: str
+) -> Callable[..., tuple[Any, Any, Any]]:
+    """Makes the function that a step of a layer is on JAX.
+
+    Args:
+        layer: The layer, built.
+        mode: `FORWARD` or `TRAINING`.
+
+    Returns:
+        A function of the layer's trainable weights, its other variables,
+        inputs and cotangent. It returns the outputs, the gradients of inputs
+        and weights (none in `FORWARD`), and the other variables after it.
+    """
+    import jax
+
+    def forward(weights, state, inputs, cotangent):
+        outputs, state = layer.stateless_call(
+            weights, state, inputs, **_flag(layer, False)
+        )
+        return outputs, (), state
+
+    def training(weights, state, inputs, cotangent):
+        def call(inputs, weights):
+            return layer.stateless_call(
+                weights, state, inputs, **_flag(layer, True)
+            )
+
+        outputs, pull_back, state = jax.vjp(call, inputs, weights, has_aux=True)
+        # Outputs, too: what comes after a layer reads them.
+        return outputs, pull_back(cotangent), state
+
+    return training if mode == TRAINING else forward
+
+
 class _JaxStep:
     def __init__(self, layer, mode, given, trained):
         import jax
 
-        def forward(weights, state, inputs, cotangent):
-            outputs, _ = layer.stateless_call(
-                weights, state, inputs, **_flag(layer, False)
-            )
-            return outputs, ()
-
-        def training(weights, state, inputs, cotangent):
-            def call(inputs, weights):
-                return layer.stateless_call(
-                    weights, state, inputs, **_flag(layer, True)
-                )
-
-            outputs, pull_back, state = jax.vjp(
-                call, inputs, weights, has_aux=True
-            )
-            # Outputs, too: what comes after a layer reads them.
-            return outputs, pull_back(cotangent), state
-
         self._names = [INPUTS, *trained] if mode == TRAINING else []
-        self._step = jax.jit(training if mode == TRAINING else forward)
+        self._step = jax.jit(jax_layer_function(layer, mode))
         values = [
             [variable.value for variable in variables]
             for variables in (
@@ -109,7 +127,7 @@ class _JaxStep:
         return jax.block_until_ready(self._step(*self._arguments))
 
     def read(self, results):
-        outputs, gradients, *_ = results
+        outputs, gradients, _ = results
         if gradients:
             of_inputs, of_weights = gradients
             gradients = [of_inputs, *of_weights]

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from typing import ClassVar
 from typing import NamedTuple
 
 from lambda_keras import provenance
@@ -46,6 +47,9 @@ class Estimate:
         batch_size: Images per step, on all devices together.
         program: What the compiler says; one that fits, or nearly all is None.
     """
+
+    benchmark: ClassVar[str] = ESTIMATED
+    unit: ClassVar[str] = UNIT
 
     candidate: str
     mode: str
@@ -89,9 +93,18 @@ class Estimate:
     def seconds(self) -> float | None:
         """The compiler's estimate of a step; None where it is none.
 
-        That is the case where its sum, without the unknown operations, is
-        less than the roofline, and where a program has loops, which count as
-        if they were done once.
+        That is the case where there is none of what the compiler sees, and
+        where there are kernels, which it does not see.
+        """
+        return None if self.program.kernels else self.seen_seconds
+
+    @property
+    def seen_seconds(self) -> float | None:
+        """The compiler's estimate of a step without its kernels.
+
+        There is none where its sum, without the unknown operations, is less
+        than the roofline, and where a program has loops, which count as if
+        they were done once.
         """
         program, unknown = self.program, self.unknown_operations
         if program.optimal_seconds is None or program.loops:
@@ -100,6 +113,11 @@ class Estimate:
         is_short = seconds < _LEAST_OF_ROOFLINE * self.roofline_seconds
         is_unclear = unknown > 0 and self.roofline_seconds > _LONG
         return None if is_short or is_unclear else seconds
+
+    @property
+    def value(self) -> float | None:
+        """What stands in the record."""
+        return self.images_per_second
 
     @property
     def images_per_second(self) -> float | None:
@@ -124,45 +142,46 @@ class Estimate:
 
     def to_record(self) -> Record:
         """Makes the record of this estimate."""
-        program, topology = self.program, self.topology
         values, error = [], None
-        if not program.fits:
+        if not self.program.fits:
             error = DOES_NOT_FIT
-        elif self.images_per_second is None:
+        elif self.value is None:
             error = NO_ESTIMATE
         else:
-            values = [self.images_per_second]
-        told = dataclasses.asdict(program)
-        cached, versions = told.pop("cached"), told.pop("versions")
+            values = [self.value]
         return make_record(
-            ESTIMATED,
+            self.benchmark,
             self.candidate,
-            UNIT,
+            self.unit,
             values,
             self.batch_size,
-            settings={
-                "estimate": True,
-                "mode": self.mode,
-                "precision": self.precision,
-                "engine": "jax",
-                **told,
-                "estimated_seconds": self.seconds if program.fits else None,
-                "unknown_operations": self.unknown_operations,
-                "roofline_seconds": (
-                    self.roofline_seconds if program.fits else None
-                ),
-                "compile_cached": cached,
-                "libtpu": versions.get("libtpu"),
-            },
+            settings=self._settings(),
             device={
                 "kind": "TPU",
-                "name": topology.device_kind,
-                "count": topology.devices,
+                "name": self.topology.device_kind,
+                "count": self.topology.devices,
                 "compiled_only": True,
             },
-            versions={**provenance.versions(), **versions},
+            versions={**provenance.versions(), **self.program.versions},
             error=error,
         )
+
+    def _settings(self) -> dict[str, Any]:
+        told = dataclasses.asdict(self.program)
+        cached, versions = told.pop("cached"), told.pop("versions")
+        fits = self.program.fits
+        return {
+            "estimate": True,
+            "mode": self.mode,
+            "precision": self.precision,
+            "engine": "jax",
+            **told,
+            "estimated_seconds": self.seconds if fits else None,
+            "unknown_operations": self.unknown_operations,
+            "roofline_seconds": self.roofline_seconds if fits else None,
+            "compile_cached": cached,
+            "libtpu": versions.get("libtpu"),
+        }
 
 
 def read_estimate(record: Record) -> Estimate:
@@ -174,17 +193,23 @@ def read_estimate(record: Record) -> Estimate:
     Returns:
         An `Estimate`.
     """
+    return Estimate(**estimate_fields(record))
+
+
+def estimate_fields(record: Record) -> dict[str, Any]:
+    """Returns the fields of the `Estimate` that a record was made of."""
     fields = {field.name for field in dataclasses.fields(TpuProgram)}
+    settings = record.settings
     told: dict[str, Any] = {
-        name: value for name, value in record.settings.items() if name in fields
+        name: value for name, value in settings.items() if name in fields
     }
-    return Estimate(
-        candidate=record.name,
-        mode=record.settings["mode"],
-        precision=record.settings["precision"],
-        batch_size=record.batch_size,
-        program=TpuProgram(**told),
-    )
+    return {
+        "candidate": record.name,
+        "mode": settings["mode"],
+        "precision": settings["precision"],
+        "batch_size": record.batch_size,
+        "program": TpuProgram(**told),
+    }
 
 
 class TrainingPlan(NamedTuple):

@@ -327,6 +327,12 @@ class Preflight(Settings):
         "the LambdaResNet of at least its accuracy) or quick (small ones).",
         SUITES,
     )
+    layers: str | None = setting(
+        None,
+        "Single layers in the place of --model, separated by commas, to "
+        f"compare their contractions: names, or {SYNTAX}.",
+        valid=_are_shapes,
+    )
     topology: str = setting(
         "v5e-8",
         "The TPU, as Google names it: v2-8, v3-8, v3-32, v4-8, v5e-1, v5p-8, "
@@ -372,6 +378,6 @@ class Preflight(Settings):
     )
     output_dir: str | None = setting(
         None,
-        "Where to add records.jsonl to. A suite goes on with what a directory "
-        "holds; by default it has a new one in runs/.",
+        "Where to add records.jsonl to. A suite, or layers, go on with what a "
+        "directory holds; by default they have a new one in runs/.",
     )

@@ -48,6 +48,8 @@ _COLLECTIVES = (
 # `%x = (f32[64]{0}, f32[8,64]{1,0}) all-reduce(%a, %b), ...`; what stands
 # between = and the operation's name has neither operands nor strings.
 _COLLECTIVE = re.compile(rf'= ([^%"]*?) ({_COLLECTIVES})(-start)?\(')
+# What Pallas makes of a kernel.
+_KERNEL = "tpu_custom_call"
 _SHAPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 _NUMBER = r"([\d.]+)([KMGTP]?)"
 _SHORTAGES = (
@@ -81,6 +83,7 @@ class TpuProgram:
             operation that it has no estimate of.
         collectives: Counts and bytes of what devices exchange, by kind.
         loops: Loops, whose work is counted as if it were done once.
+        kernels: Calls of Pallas kernels, of which nothing is counted.
         compile_seconds: How long compiling took.
         cached: Whether that was earlier, and read from the cache.
         versions: Of the compiler.
@@ -102,6 +105,7 @@ class TpuProgram:
         default_factory=dict
     )
     loops: int = 0
+    kernels: int = 0
     compile_seconds: float = 0.0
     cached: bool = False
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -112,6 +116,7 @@ def compile_for_tpu(
     batch: tuple[tuple[tuple[int, ...], Any], ...],
     topology: str,
     use_cache: bool = True,
+    use_kernels: bool = False,
 ) -> TpuProgram:
     """Compiles a step for a TPU, to be called in a child process.
 
@@ -126,6 +131,9 @@ def compile_for_tpu(
         topology: The TPU, as `v5e-8`.
         use_cache: Whether a program that was compiled before, by the same
             compiler, is looked up.
+        use_kernels: Whether layers may take kernels that are made for this
+            TPU, as they do on one device. The compiler sees no more of them
+            than their arrays, and gives no time.
 
     Returns:
         A `TpuProgram`.
@@ -168,8 +176,7 @@ def compile_for_tpu(
         for shape, dtype in batch
     )
     # Layers are to do what they do on a TPU, not on what traces them here.
-    # Not the chip: a kernel made for one counts as its arrays alone here.
-    with target("tpu"):
+    with target("tpu", chip=tpu.device_kind if use_kernels else None):
         lowered = jax.jit(step.function, donate_argnums=0).lower(state, arrays)
     versions = compiler_versions()
     directory = cache_directory()
@@ -230,6 +237,7 @@ def _compile(lowered):
         "optimal_seconds": costs.get("optimal_seconds"),
         "collectives": count_collectives(text),
         "loops": text.count(" while("),
+        "kernels": text.count(f'custom_call_target="{_KERNEL}"'),
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lambda_keras import provenance
+from lambda_keras.benchmark import layer_estimates
 from lambda_keras.benchmark import tpu_compiler
 from lambda_keras.benchmark.candidates import find_candidate
 from lambda_keras.benchmark.children import OUT_OF_MEMORY
@@ -15,6 +16,8 @@ from lambda_keras.benchmark.children import ChildError
 from lambda_keras.benchmark.children import call_in_child
 from lambda_keras.benchmark.comparison import ESTIMATED
 from lambda_keras.benchmark.comparison import calibration
+from lambda_keras.benchmark.layer_estimates import LayerEstimate
+from lambda_keras.benchmark.layer_shapes import find_shape
 from lambda_keras.benchmark.preflight import FINE
 from lambda_keras.benchmark.preflight import STRIDE
 from lambda_keras.benchmark.preflight import Estimate
@@ -37,18 +40,20 @@ from lambda_keras.commands import FAILED
 from lambda_keras.commands import CommandError
 from lambda_keras.commands.progress import progress
 from lambda_keras.files import locked
+from lambda_keras.files import write_aside
 from lambda_keras.training.recipes import find_recipe
 
 # For one device, where nothing else is said; and when searching.
 IMAGES, MOST_IMAGES = 128, 65_536
 # Images of an epoch.
 _EXAMPLES = {"tfds:imagenet2012": 1_281_167}
+REPORT = "report.md"
 # With other ones, a record is of another program.
 _DECISIVE = ("lambda_keras", "jax", "libtpu")
 
 
 def run(settings: Preflight) -> None:
-    """Compiles a model, or a suite of them, and prints what it takes.
+    """Compiles a model, several, or layers, and prints what they take.
 
     Args:
         settings: The settings.
@@ -58,8 +63,12 @@ def run(settings: Preflight) -> None:
         _check(settings, topology)
     # Records have one name for each TPU, however it was written.
     settings = dataclasses.replace(settings, topology=topology.name)
-    run_either = _run_suite if settings.suite else _run_model
-    run_either(settings, topology)
+    if settings.layers:
+        _run_layers(settings, topology)
+    elif settings.suite:
+        _run_suite(settings, topology)
+    else:
+        _run_model(settings, topology)
 
 
 @contextlib.contextmanager
@@ -71,15 +80,22 @@ def _mistakes_as_one_line():
 
 
 def _check(settings, topology):
-    if (settings.model is None) == (settings.suite is None):
+    subjects = {
+        name: getattr(settings, name)
+        for name in ("model", "suite", "layers")
+        if getattr(settings, name) is not None
+    }
+    if len(subjects) != 1:
+        received = ", ".join(f"{name}={of}" for name, of in subjects.items())
         raise ValueError(
-            "Either `model` or `suite` must be given. Received: "
-            f"model={settings.model}, suite={settings.suite}"
+            "Exactly one of `model`, `suite` and `layers` must be given. "
+            f"Received: {received or 'none of them'}"
         )
-    if settings.suite and (settings.find_batch or settings.recipe):
+    if not settings.model and (settings.find_batch or settings.recipe):
         raise ValueError(
-            "`find_batch` and `recipe` must be left out with a `suite`. "
-            f"Received: suite={settings.suite}"
+            "`find_batch` and `recipe` must come with a `model`. "
+            f"Received: model=None, find_batch={settings.find_batch}, "
+            f"recipe={settings.recipe}"
         )
     for name in ("price", "examples"):
         given = getattr(settings, name)
@@ -92,6 +108,11 @@ def _check(settings, topology):
         raise ValueError(
             "`recipe` must come with mode=train, which its epochs are of. "
             f"Received: recipe={settings.recipe}, mode={settings.mode}"
+        )
+    if settings.layers and settings.batch is not None:
+        raise ValueError(
+            "`batch` must be left out with `layers`, which have their own. "
+            f"Received: batch={settings.batch}"
         )
     if settings.batch is not None and settings.batch % topology.devices:
         raise ValueError(
@@ -138,10 +159,11 @@ def _suite_rows(settings, topology):
 
 def _open_records(settings):
     """The file to add to; None where nothing is to be written."""
-    if settings.output_dir is None and settings.suite is None:
+    if settings.output_dir is None and settings.model:
         return None
     now = datetime.datetime.now()
-    default = f"runs/{now:%Y%m%d-%H%M%S}-preflight-{settings.suite}"
+    several = settings.suite or "layers"
+    default = f"runs/{now:%Y%m%d-%H%M%S}-preflight-{several}"
     directory = Path(settings.output_dir or default)
     try:
         directory = directory.expanduser()
@@ -206,14 +228,21 @@ def _found_line(largest, most, topology):
 def _run_suite(settings, topology):
     with _mistakes_as_one_line():
         rows = _suite_rows(settings, topology)
-        path = _open_records(settings)
-        path.touch()
+    with _taken_up(settings) as path:
+        known = {_place(estimate): estimate for estimate in _read(path)}
+        _compile_suite(settings, topology, rows, path, known)
+
+
+@contextlib.contextmanager
+def _taken_up(settings):
+    """Yields the records to go on with, which no other process may."""
     with contextlib.ExitStack() as stack:
         with _mistakes_as_one_line():
+            path = _open_records(settings)
+            path.touch()
             stack.enter_context(locked(path))
             _check_versions(path)
-            known = {_place(estimate): estimate for estimate in _read(path)}
-        _compile_suite(settings, topology, rows, path, known)
+        yield path
 
 
 def _compile_suite(settings, topology, rows, path, known):
@@ -257,7 +286,11 @@ def _check_versions(path):
     for record in read_records(path):
         for name in _DECISIVE:
             there = record.versions.get(name, now[name])
-            if record.benchmark == ESTIMATED and there != now[name]:
+            is_estimate = record.benchmark in (
+                ESTIMATED,
+                LayerEstimate.benchmark,
+            )
+            if is_estimate and there != now[name]:
                 raise ValueError(
                     f"`output_dir` has estimates of {name} {there}, and this "
                     f"is {now[name]}: give another directory. "
@@ -300,13 +333,14 @@ def _compile(
     tell: Callable[[str], None],
     head: str = "",
 ) -> Estimate:
-    line = f"{head}compiling {candidate}, {images:,} images"
-    try:
+    with _failures_as_one_line(f"{candidate} with {images:,} images"):
         told = call_in_child(
             f"{tpu_compiler.__name__}:compile_candidate",
             environment=tpu_compiler.ENVIRONMENT,
             timeout=settings.timeout,
-            tell=lambda seconds: tell(line),
+            tell=lambda _: tell(
+                f"{head}compiling {candidate}, {images:,} images"
+            ),
             model=candidate,
             mode=settings.mode,
             precision=POLICIES[settings.precision],
@@ -323,15 +357,99 @@ def _compile(
         )
         if path:
             _add(path, estimate)
+    return estimate
+
+
+@contextlib.contextmanager
+def _failures_as_one_line(name):
+    try:
+        yield
     except ChildError as error:
         raise CommandError(
-            f"{candidate} with {images:,} images could not be compiled: "
-            f"{_reason(error)}",
-            status=FAILED,
+            f"{name} could not be compiled: {_reason(error)}", status=FAILED
         ) from None
     except (ValueError, OSError) as error:
         raise CommandError(error, status=FAILED) from None
-    return estimate
+
+
+def _run_layers(settings, topology):
+    with _mistakes_as_one_line():
+        shapes = _find_shapes(settings, topology)
+    failures = []
+    rows = [(s, name) for s in shapes for name in layer_estimates.CANDIDATES]
+    with _taken_up(settings) as path, progress() as tell:
+        known = set(map(_layer_place, _read_layers(path)))
+        for number, (shape, name) in enumerate(rows, 1):
+            place = (
+                *(str(shape), name, settings.mode, settings.precision),
+                topology.name,
+            )
+            if place in known:
+                continue
+            line = f"{number} of {len(rows)}: compiling {shape}, {name}"
+            try:
+                _compile_layer(settings, shape, name, path, tell, line)
+            except CommandError as error:
+                failures.append(str(error))
+        records = _read_layers(path)
+        if records:
+            text = layer_estimates.layers_page(records)
+            with write_aside(path.with_name(REPORT)) as temporary:
+                temporary.write_text(f"{text}\n")
+    if records:
+        print(f"{text}\n\n{path.parent}\n  {path.name}, {REPORT}")
+    if failures:
+        raise CommandError("; ".join(failures), status=FAILED)
+
+
+def _find_shapes(settings, topology):
+    shapes = [find_shape(name) for name in settings.layers.split(",")]
+    for shape in shapes:
+        if shape.batch % topology.devices:
+            raise ValueError(
+                "`layers` must have batches of a multiple of "
+                f"{topology.devices}, the {topology.device}s of "
+                f"{topology.name}. Received: layers={settings.layers}"
+            )
+    return list({str(shape): shape for shape in shapes}.values())
+
+
+def _layer_place(record):
+    settings = record.settings
+    return (
+        *(settings["described"], record.name, settings["mode"]),
+        *(settings["precision"], settings["topology"]),
+    )
+
+
+def _read_layers(path):
+    records = read_records(path)
+    return [one for one in records if one.benchmark == LayerEstimate.benchmark]
+
+
+def _compile_layer(settings, shape, name, path, tell, line):
+    with _failures_as_one_line(f"{shape}, {name}"):
+        told = call_in_child(
+            f"{layer_estimates.__name__}:compile_layer",
+            environment=tpu_compiler.ENVIRONMENT,
+            timeout=settings.timeout,
+            tell=lambda _: tell(line),
+            shape=shape.name,
+            candidate=name,
+            mode=settings.mode,
+            precision=settings.precision,
+            topology=settings.topology,
+            use_cache=settings.cache,
+        )
+        estimate = LayerEstimate(
+            candidate=name,
+            mode=settings.mode,
+            precision=settings.precision,
+            batch_size=shape.batch,
+            shape=shape,
+            **{**told, "program": TpuProgram(**told["program"])},
+        )
+        append_records(path, [estimate.to_record()])
 
 
 def _reason(error):

@@ -302,10 +302,10 @@ def test_pairs_have_the_batch_sizes_of_the_curve(compiler, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "Either `model` or `suite` must be given"),
-        (("--suite=paper", "--model=LambdaResNet50"), "Either `model` or"),
-        (("--suite=paper", "--find_batch"), "left out with a `suite`"),
-        (("--suite=paper", "--recipe=digits"), "left out with a `suite`"),
+        ((), "Exactly one of `model`, `suite` and `layers` must be given"),
+        (("--suite=paper", "--model=LambdaResNet50"), "Exactly one of `mod"),
+        (("--suite=paper", "--find_batch"), "must come with a `model`"),
+        (("--suite=paper", "--recipe=digits"), "must come with a `model`"),
         (("--model=LambdaResNet51",), "The closest are"),
         (("--model=LambdaResNet50@big",), "must be an integer above 0"),
         (("--model=LambdaResNet50", "--topology=v5e-3"), "such as v5e-1"),
