@@ -169,8 +169,20 @@ def _decode_window(
     def jpeg():
         # Only a JPEG can be decoded in part, which takes half the time.
         shape = tf.image.extract_jpeg_shape(encoded)
-        window = tf.image.decode_and_crop_jpeg(
-            encoded, choose_window(shape), channels, dct_method=dct_method
+        bounds = choose_window(shape)
+
+        def decode(channels):
+            return tf.image.decode_and_crop_jpeg(
+                encoded, bounds, channels, dct_method=dct_method
+            )
+
+        if channels != 1:
+            return decode(channels), shape
+        # Of the four channels of CMYK the decoder makes colours, but no grey.
+        window = tf.cond(
+            shape[2] == 4,
+            lambda: tf.image.rgb_to_grayscale(decode(3)),
+            lambda: decode(1),
         )
         return window, shape
 

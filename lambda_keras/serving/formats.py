@@ -103,6 +103,8 @@ def export_format(
 
     Of the models that take any size, those with local self-attention do not
     run in ONNX Runtime: tf2onnx merges two reshapes of theirs into a wrong one.
+    Where scores are made a few blocks at a time, which lambda layers do if
+    those of one image take more than 512 MiB, LiteRT has no such loop.
 
     Args:
         name: A key of `FORMATS`.

@@ -90,6 +90,22 @@ def test_the_page_says_what_each_status_means():
     assert tuple(re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE)) == STATUSES
 
 
+def test_the_page_says_what_becomes_of_unusual_files():
+    from tests.serving.image_files import bad_files
+    from tests.serving.image_files import good_files
+
+    table = README.partition("| file | status |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (.*?) \| `(.*?)` \|", table, re.MULTILINE)
+    said = {
+        name: status for names, status in rows for name in names.split(", ")
+    }
+    assert len(rows) == table.count("\n") - 1
+    known = dict.fromkeys(good_files(), "ok")
+    known |= {name: status for name, (_, status) in bad_files().items()}
+    assert said == {name: known[name] for name in said}
+    assert {*said.values()} == {*known.values()}
+
+
 def test_the_page_names_flags_that_exist(client):
     text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
     names = {*re.findall(r"`[^`]*?--(?:no)?(\w+)[^`]*`", text)}

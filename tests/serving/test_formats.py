@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 
 from lambda_keras.layers import LambdaLayer
+from lambda_keras.layers.targets import target
 from lambda_keras.serving import formats
+from lambda_keras.serving.export import export_version
 from lambda_keras.serving.formats import FORMATS
 from lambda_keras.serving.formats import FormatError
 from lambda_keras.serving.formats import check_format
 from lambda_keras.serving.formats import export_format
+from lambda_keras.serving.images import RequestPreprocessing
 from lambda_keras.serving.runtimes import LITERT
 from lambda_keras.serving.runtimes import ONNX_RUNTIME
 from lambda_keras.serving.runtimes import OPENVINO
+from lambda_keras.serving.runtimes import TENSORFLOW
 from lambda_keras.serving.runtimes import Runner
 from lambda_keras.serving.settings import FORMATS as NAMES
 from lambda_keras.serving.settings import PRECISIONS
@@ -107,6 +111,58 @@ def test_images_of_any_size(name, tmp_path):
         )
 
 
+@pytest.fixture
+def in_turns():
+    """A model that is traced as on maps whose scores take much memory."""
+    inputs = keras.Input((64, 64, 1), name="images")
+    x = keras.layers.Dense(8)(keras.layers.Rescaling(1 / 255)(inputs))
+    x = lambda_block(x, implementation="blocked", receptive_field=23)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dense(10, activation="softmax")(x)
+    # Of XLA's programs the plan says that blocks have turns sooner.
+    with target("cpu", jit_compile=True):
+        yield keras.Model(inputs, x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+def test_blocks_that_have_turns(name, in_turns, tmp_path):
+    if name == "litert":
+        with pytest.raises(FormatError, match="one that litert can express"):
+            export_format(name, in_turns, tmp_path)
+        return
+    path = export_format(name, in_turns, tmp_path)
+    images = random_images(3, (64, 64, 1))
+    np.testing.assert_allclose(
+        run(name, path, images, 2, tmp_path),
+        in_turns.predict(images, verbose=0),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "tolerance"),
+    [("float32", 1e-5), ("float16", 2e-3), ("bfloat16", 2e-2)],
+)
+def test_blocks_that_have_turns_in_a_saved_model(
+    precision, tolerance, in_turns, tmp_path
+):
+    version = export_version(
+        in_turns,
+        tmp_path / "models",
+        preprocessing=RequestPreprocessing((64, 64, 1), crop="whole"),
+        precision=precision,
+        warm_up=False,
+    )
+    images = random_images(3, (64, 64, 1))
+    expected = in_turns.predict(images, verbose=0)
+    np.save(tmp_path / "images.npy", images.astype("float32"))
+    with Runner(TENSORFLOW, version) as runner:
+        predictions = runner.predict(tmp_path / "images.npy", 3, 2)
+    np.testing.assert_allclose(predictions, expected, atol=tolerance)
+
+
 @pytest.fixture(scope="module")
 def trained():
     """A model, images that it tells apart, and their classes."""
@@ -147,9 +203,9 @@ def test_what_precision_costs_and_saves(name, trained, tmp_path):
         return np.mean(probabilities.argmax(axis=-1) == labels)
 
     assert accuracy(expected) > 0.9
-    # In int8 one scale serves queries, keys and values, which are one product
-    # of kernels of different sizes: a few images of 360 move far.
-    tolerances = {"float32": 1e-5, "float16": 0.02, "int8": 0.4}
+    # In int8 one image of 360 moves by a tenth; by 0.29 where one scale served
+    # queries, keys and values.
+    tolerances = {"float32": 1e-5, "float16": 0.02, "int8": 0.2}
     sizes = []
     for precision in FORMATS[name].precisions:
         path = export_format(name, model, tmp_path, precision)
