@@ -1,6 +1,7 @@
 """Sets the engine up before the first test module imports Keras."""
 
 import os
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import pytest
@@ -8,9 +9,6 @@ import pytest
 # The oracle is compared in float64, which JAX otherwise rounds to float32.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# The tests wait for XLA to compile rather than for what it compiled, and it
-# compiles three times faster without optimizing.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # On a GPU the two processes share its memory, and float32 means float32: the
 # default TF32 keeps ten bits of the mantissa.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -19,13 +17,23 @@ os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 
 
+# Those whose XLA is known to know `OLDER_EMITTERS`.
+KNOWN_VERSIONS = {"jaxlib": "0.10.", "tensorflow": "2.21."}
+OLDER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+
+
 def pytest_configure(config):
     runs_tests = config.option.dist == "no" or hasattr(config, "workerinput")
     if not runs_tests:
         check_engines()
         return
 
+    os.environ.setdefault("XLA_FLAGS", xla_flags())
     import keras
+
+    if keras.backend.backend() == "jax":
+        # Has XLA read its flags, which tests for TPUs take away.
+        keras.ops.zeros(())
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -36,6 +44,21 @@ def pytest_configure(config):
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration()] * 4,
         )
+
+
+def xla_flags():
+    """Returns what has XLA compile in a fifth of the time.
+
+    The tests wait for it to compile rather than for what it compiled.
+    """
+    flags = "--xla_backend_optimization_level=0"
+    # A flag that it does not know ends a process.
+    if all(
+        find_spec(name) and version(name).startswith(known)
+        for name, known in KNOWN_VERSIONS.items()
+    ):
+        flags += f" {OLDER_EMITTERS}"
+    return flags
 
 
 def check_engines():
@@ -84,6 +107,13 @@ REQUIREMENTS = {
     "gpu": (has_gpu, "no GPU"),
     "tpu_backend": (lambda: find_spec("libtpu"), "libtpu is not installed"),
 }
+
+
+@pytest.fixture(autouse=True)
+def flags_of_libtpu(request, monkeypatch):
+    """Keeps from libtpu the flags that are for this machine's XLA."""
+    if request.node.get_closest_marker("tpu_backend"):
+        monkeypatch.delenv("XLA_FLAGS", raising=False)
 
 
 @pytest.fixture(autouse=True)
