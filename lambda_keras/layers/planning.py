@@ -70,8 +70,10 @@ class Rates:
         block_gradients: How much more the gradients of blocks move than they
             would have to: more than 1 where slices and what is done with them
             are not fused.
-        score_bytes: The most bytes of scores of blocks at a time: on CPUs a
-            part of a core's cache; `None` is no limit.
+        score_bytes: The most bytes of scores of blocks at a time; `None` is
+            no limit.
+        training_score_bytes: The same where gradients are wanted, which have
+            several such arrays at a time; `None` is no other.
         tile: The last two axes of an array are filled up to multiples of it.
     """
 
@@ -82,6 +84,7 @@ class Rates:
     block_sizes: tuple[int, int, int] = BLOCK_SIZES
     block_gradients: float = 1
     score_bytes: int | None = None
+    training_score_bytes: int | None = None
     tile: tuple[int, int] = (1, 1)
 
 
@@ -97,7 +100,8 @@ _CPU = {
         convolution_gradients=10e9,
         memory=10e9,
         block_sizes=(64, 4, 4),
-        score_bytes=2**20,
+        score_bytes=8 * 2**20,
+        training_score_bytes=2**20,
     ),
     ("tensorflow", False): Rates(
         products=150e9,
@@ -113,7 +117,8 @@ _CPU = {
         convolution_gradients=10e9,
         memory=5e9,
         block_sizes=(64, 4, 4),
-        score_bytes=2**20,
+        score_bytes=8 * 2**20,
+        training_score_bytes=2**20,
     ),
     ("torch", False): Rates(
         products=120e9,
@@ -410,6 +415,7 @@ def plan(
     elif name == "blocked" and problem is not None:
         options = {
             "block_size": _block_size(problem, rates),
-            "score_bytes": rates.score_bytes,
+            "score_bytes": (training and rates.training_score_bytes)
+            or rates.score_bytes,
         }
     return Plan(name, f"{name}: {reason}", costs, options)
