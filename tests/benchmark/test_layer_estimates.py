@@ -5,7 +5,6 @@ import time
 import keras
 import pytest
 
-from lambda_keras.benchmark import tpu_compiler
 from lambda_keras.benchmark.layer_estimates import CANDIDATES
 from lambda_keras.benchmark.layer_estimates import LayerEstimate
 from lambda_keras.benchmark.layer_estimates import compile_layer
@@ -146,15 +145,6 @@ def test_a_page_has_a_table_for_each_tpu_and_mode():
     assert "kernels" not in on_v3 and "kernels" not in forward
     assert "query_first |            - |" in forward
     assert "libtpu 4.5.6" in text
-
-
-@pytest.fixture
-def tpu(monkeypatch, tmp_path):
-    """Lets this process compile, with a cache of the test's own."""
-    for name, value in tpu_compiler.ENVIRONMENT.items():
-        if name.startswith(("TPU", "ALLOW")):
-            monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
 def compile_(shape, candidate="auto", topology="v3-1", mode="train"):

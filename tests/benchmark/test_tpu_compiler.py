@@ -134,16 +134,6 @@ def batch_of(size, width=256):
     return (((size, width), np.dtype("float32")),)
 
 
-@pytest.fixture
-def tpu(monkeypatch, tmp_path):
-    """Lets this process compile, with a cache of the test's own."""
-    for name, value in tpu_compiler.ENVIRONMENT.items():
-        if name.startswith(("TPU", "ALLOW")):
-            monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tpu_compiler.cache_directory()
-
-
 @on_jax
 @pytest.mark.tpu_backend
 def test_figures_are_those_of_one_device(tpu):

@@ -39,22 +39,12 @@ def run(*flags):
 
 
 @pytest.fixture
-def compiler(monkeypatch):
+def compiler(pretended_libtpu, monkeypatch):
     """A compiler that only pretends: 100 images a device fit.
 
     Returns:
         The calls that there were.
     """
-    # libtpu need not be installed.
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        "importlib.util.find_spec",
-        lambda name: True if name == "libtpu" else find_spec(name),
-    )
-    monkeypatch.setattr(
-        "lambda_keras.benchmark.tpu_compiler.compiler_versions",
-        lambda: FITTING.versions,
-    )
     calls = []
 
     def call_in_child(function, environment, tell, timeout, **arguments):

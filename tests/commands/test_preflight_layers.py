@@ -1,5 +1,4 @@
 import dataclasses
-import importlib.util
 import json
 
 import keras
@@ -30,23 +29,13 @@ def run(*flags):
 
 
 @pytest.fixture
-def compiler(monkeypatch, tmp_path):
+def compiler(pretended_libtpu, monkeypatch, tmp_path):
     """A compiler that only pretends, and runs out of memory at first.
 
     Returns:
         The calls that there were.
     """
     monkeypatch.chdir(tmp_path)
-    # libtpu need not be installed.
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        "importlib.util.find_spec",
-        lambda name: True if name == "libtpu" else find_spec(name),
-    )
-    monkeypatch.setattr(
-        "lambda_keras.benchmark.tpu_compiler.compiler_versions",
-        lambda: FITTING.versions,
-    )
     calls = []
 
     def call_in_child(function, environment, tell, timeout, **arguments):

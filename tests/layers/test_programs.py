@@ -5,6 +5,8 @@ import re
 import keras
 import pytest
 
+from lambda_keras.benchmark.layer_reference import TRAINING
+from lambda_keras.benchmark.layer_steps import jax_layer_function
 from lambda_keras.layers import LambdaLayer
 from lambda_keras.layers.contractions import IMPLEMENTATIONS
 from lambda_keras.layers.targets import target
@@ -33,13 +35,6 @@ def operations_of_step(layer, shape):
 def _jax_operations(layer, shape):
     import jax
 
-    def step(weights, state, inputs, cotangent):
-        def call(inputs, weights):
-            return layer.stateless_call(weights, state, inputs, training=True)
-
-        outputs, pull_back, state = jax.vjp(call, inputs, weights, has_aux=True)
-        return outputs, pull_back(cotangent), state
-
     weights, state = (
         [variable.value for variable in variables]
         for variables in (
@@ -48,7 +43,9 @@ def _jax_operations(layer, shape):
         )
     )
     array = jax.ShapeDtypeStruct(shape, layer.compute_dtype)
-    program = jax.make_jaxpr(step)(weights, state, array, array)
+    program = jax.make_jaxpr(jax_layer_function(layer, TRAINING))(
+        weights, state, array, array
+    )
     return set(re.findall(r"[\w-]+", str(program)))
 
 
